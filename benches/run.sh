@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Compares xbpipe with the programs it stands in for: pairs in turn (A B A B ...) on data in memory, ratios of the medians.
+#
+#   benches/run.sh [RUNS]        all measurements; RUNS pairs each, default 5
+#   ONLY=extract benches/run.sh  only those whose name contains the word
+#
+# Needs mariadb-server, mariadb-backup, zstd and time (Debian packages), about 10 GB of /dev/shm and a release build.
+set -euo pipefail
+runs=${1:-5}
+only=${ONLY:-}
+here=$(cd "$(dirname "$0")/.." && pwd)
+xb=$here/target/release/xbpipe
+[ -x "$xb" ] || { echo "build first: cargo build --release" >&2; exit 2; }
+for tool in mbstream mariadb-backup mariadbd zstd /usr/bin/time; do
+    command -v "$tool" >/dev/null || { echo "$tool is missing; tests/all.sh installs what it is in" >&2; exit 2; }
+done
+work=$(mktemp -d /dev/shm/xbpipe-bench.XXXXXX)
+server_pid=
+finish() {
+    if [ -n "$server_pid" ]; then kill "$server_pid" 2>/dev/null && wait "$server_pid" 2>/dev/null || true; fi
+    rm -rf "$work"
+}
+trap finish EXIT
+
+wanted() { [ -z "$only" ] || [[ $1 == *"$only"* ]]; }
+
+# once COMMAND: wall seconds, CPU seconds of the command and all it waited for, peak KiB of its largest process
+once() {
+    /usr/bin/time -o "$work/time" -f '%e %U %S %M' bash -c "$1" >/dev/null 2>"$work/err" || {
+        echo "failed: $1" >&2
+        tail -3 "$work/err" >&2
+        exit 1
+    }
+    awk '{print $1, $2 + $3, $4}' "$work/time"
+}
+
+median() { sort -n | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
+
+# pair NAME BAR OURS THEIRS [BETWEEN]: BETWEEN runs before each of them, not timed
+pair() {
+    local name=$1 bar=$2 ours=$3 theirs=$4 between=${5:-:} i
+    wanted "$name" || return 0
+    : >"$work/a"; : >"$work/b"
+    bash -c "$between"; once "$ours" >/dev/null
+    bash -c "$between"; once "$theirs" >/dev/null
+    for ((i = 0; i < runs; i++)); do
+        bash -c "$between"; once "$ours" >>"$work/a"
+        bash -c "$between"; once "$theirs" >>"$work/b"
+    done
+    paste "$work/a" "$work/b" >"$work/ab"
+    local wa wb rw rc pa
+    wa=$(awk '{print $1}' "$work/a" | median); wb=$(awk '{print $1}' "$work/b" | median)
+    rw=$(awk '{print $1 / $4}' "$work/ab" | median); rc=$(awk '{print $2 / $5}' "$work/ab" | median)
+    pa=$(awk '{print $3 / 1024}' "$work/a" | sort -n | tail -1)
+    printf '%-34s wall %.2f s / %.2f s = %.2f   cpu %.2f   our peak %.0f MiB   bar: %s\n' \
+        "$name" "$wa" "$wb" "$rw" "$rc" "$pa" "$bar"
+}
+
+# peak NAME BAR COMMAND: resident memory of our largest process
+peak() {
+    wanted "$1" || return 0
+    printf '%-34s peak %.0f MiB   bar: %s\n' "$1" "$(once "$3" | awk '{print $3 / 1024}')" "$2"
+}
+
+echo "xbpipe $("$xb" --version | awk '{print $2}'), $(nproc) processors, $(uname -r), $runs pairs"
+
+if wanted create || wanted extract; then
+    mkdir "$work/large" "$work/small"
+    for i in 1 2 3; do head -c 1G /dev/urandom >"$work/large/file$i"; done
+    for ((i = 0; i < 20000; i++)); do printf '%4000d' "$i" >"$work/small/f$i"; done
+    (cd "$work/large" && mbstream -c file1 file2 file3) >"$work/large.xb"
+    # In pieces: 20,000 names fit on one command line, but not on every system.
+    (cd "$work/small" && ls | xargs -n 5000 mbstream -c) >"$work/small.xb"
+    pair create-pipe 'wall 0.5' "$xb create -q -C $work/large . | cat" \
+        "cd $work/large && mbstream -c file1 file2 file3 | cat"
+    pair extract-3-large 'wall 0.9' "$xb extract -q -C $work/out <$work/large.xb" \
+        "mbstream -x -p 2 -C $work/out <$work/large.xb" "rm -rf $work/out; mkdir $work/out"
+    pair extract-20000-small 'wall 0.7' "$xb extract -q -C $work/out <$work/small.xb" \
+        "mbstream -x -p 2 -C $work/out <$work/small.xb" "rm -rf $work/out; mkdir $work/out"
+    peak create-memory '128 MiB' "$xb create -q -C $work/large . >/dev/null"
+    rm -rf "$work/large" "$work/small" "$work/large.xb" "$work/small.xb" "$work/out"
+fi
+
+if wanted sparse; then
+    mkdir "$work/sparse"
+    truncate -s 20G "$work/sparse/file"
+    printf 'x%.0s' {1..5000} | dd of="$work/sparse/file" bs=1 seek=9G conv=notrunc status=none
+    peak sparse-create '128 MiB' "$xb create -q -C $work/sparse . | cat >/dev/null"
+    peak sparse-extract '128 MiB' "$xb create -q -C $work/sparse . | $xb extract -q -C $work/out"
+    rm -rf "$work/sparse" "$work/out"
+fi
+
+start_server() {
+    mariadb-install-db --no-defaults --user="$(id -un)" --datadir="$work/data" \
+        --auth-root-authentication-method=normal >/dev/null 2>&1
+    mkdir -p "$work/tmp"
+    mariadbd --no-defaults --user="$(id -un)" --datadir="$work/data" --socket="$work/sock" --skip-networking \
+        --tmpdir="$work/tmp" --skip-log-bin --innodb-log-file-size=512M --innodb-buffer-pool-size=512M \
+        --innodb-max-dirty-pages-pct=0 >"$work/server.log" 2>&1 &
+    server_pid=$!
+    for _ in $(seq 300); do sql 'SELECT 1' >/dev/null 2>&1 && return; sleep 0.1; done
+    echo "the server did not start" >&2
+    exit 1
+}
+sql() { mariadb --no-defaults -uroot -S "$work/sock" "${2:-mysql}" -e "$1"; }
+
+if wanted backup; then
+    start_server
+    sql 'CREATE DATABASE d'
+    sql 'CREATE TABLE t1 (id INT PRIMARY KEY, p VARCHAR(4000));
+         INSERT INTO t1 SELECT seq, REPEAT(MD5(seq), 30) FROM seq_1_to_600000;
+         CREATE TABLE t2 LIKE t1; INSERT INTO t2 SELECT * FROM t1;
+         CREATE TABLE t3 LIKE t1; INSERT INTO t3 SELECT * FROM t1;
+         SET GLOBAL innodb_log_checkpoint_now = 1' d
+    echo "server of $(du -sm --apparent-size "$work/data" | cut -f1) MiB, idle"
+    ours="$xb backup -q --no-defaults -u root -S $work/sock"
+    theirs="mariadb-backup --no-defaults --backup --stream=mbstream --user=root --socket=$work/sock --datadir=$work/data --target-dir=$work/none"
+    pair backup-pipe 'wall 0.6, cpu 0.7' "$ours | cat" "$theirs | cat"
+    pair backup-null 'wall 1.0' "$ours" "$theirs"
+    pair backup-zstd 'wall 0.8' "$ours --compress zstd:1 | cat" "$theirs | zstd -q -1 -T2 | cat"
+    peak backup-memory '128 MiB' "$ours"
+    if wanted backup-20000-tables; then
+        sql 'SET GLOBAL innodb_flush_log_at_trx_commit = 0; CREATE DATABASE many'
+        for ((i = 0; i < 20000; i++)); do echo "CREATE TABLE t$i (id INT PRIMARY KEY);"; done |
+            mariadb --no-defaults -uroot -S "$work/sock" many
+        peak backup-20000-tables '128 MiB' "$ours | cat"
+        pair backup-20000-tables-time 'none' "$ours | cat" "$theirs | cat"
+    fi
+fi

@@ -1,0 +1,115 @@
+//! `create`: files to archive.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::fsx;
+use crate::base::monitor::Counters;
+use crate::base::pool::BufPool;
+use crate::base::run::Run;
+use crate::base::units::ByteCount;
+use crate::pipeline::archive_sink::{ArchiveSink, ArchiveSummary};
+use crate::pipeline::budget::Budget;
+use crate::pipeline::compress::{CompressSink, Compression, compressed_name};
+use crate::pipeline::dir_sink::PARTIAL_SUFFIX;
+use crate::pipeline::output::{Output, Target};
+use crate::pipeline::sink::Sink;
+use crate::pipeline::tree::{self, Found, TreeOptions, Walk};
+use crate::pipeline::workers::Workers;
+use crate::xbstream::ArchivePath;
+use crate::xbstream::index::INDEX_PATH;
+
+/// What to store, and where to.
+#[derive(Debug)]
+pub struct CreateOptions {
+    /// Directory that names are relative to.
+    pub directory: PathBuf,
+    /// Files and directories.
+    pub names: Vec<PathBuf>,
+    /// Where the archive goes.
+    pub target: Target,
+    /// Compression of members.
+    pub compression: Compression,
+    /// Buffers altogether.
+    pub memory: ByteCount,
+    /// Lanes.
+    pub parallel: usize,
+    /// What cannot be stored as it is.
+    pub tree: TreeOptions,
+}
+
+/// Creates an archive.
+pub fn create(options: CreateOptions, run: &Run) -> Result<ArchiveSummary> {
+    let monitor = run.monitor.as_ref();
+    let budget = Budget::new(
+        options.memory,
+        options.parallel,
+        options.compression.is_some(),
+    )?;
+    let walk = || Walk::new(&options.directory, &options.names, options.tree);
+    let total = survey(walk()?, options.compression, run)?;
+    Counters::set(&monitor.counters().total_bytes, total);
+    let output = Output::open(options.target, &run.cancel, Arc::clone(&run.monitor))?;
+    let archive = ArchiveSink::new(output, budget.chunk)?;
+    let pool = BufPool::new(budget.input_bufs, budget.input_buf_len);
+    let copy = |sink: &dyn Sink| {
+        let (cancel, monitor) = (&run.cancel, &run.monitor);
+        tree::copy_files(walk()?, sink, &pool, budget.lanes, cancel, monitor)
+    };
+    match options.compression.level() {
+        None => copy(&archive)?,
+        Some(level) => {
+            let workers = Workers::start(budget.codec_threads)?;
+            let sink = CompressSink::new(
+                &archive,
+                &workers,
+                budget.output_bufs,
+                level,
+                &[],
+                &run.cancel,
+            )?;
+            copy(&sink)?;
+        }
+    }
+    archive.finish()
+}
+
+/// The first walk: adds sizes up, and finds a name that cannot be stored before the first byte is out.
+fn survey(walk: Walk, compression: Compression, run: &Run) -> Result<u64> {
+    let mut total: u64 = 0;
+    for item in walk {
+        run.cancel.check()?;
+        match item? {
+            Found::File(path, place) => {
+                total = total.saturating_add(fsx::stat(&place)?.size);
+                check_name(&path, compression).map_err(|e| e.path(&place))?;
+            }
+            Found::EmptyDir(_) => {}
+            Found::LeftOut(place) => {
+                run.monitor
+                    .warning(format!("left out {place:?}: not a regular file"));
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// Names that have a meaning for us, and names that become too long.
+fn check_name(path: &ArchivePath, compression: Compression) -> Result<()> {
+    if path.as_bytes() == INDEX_PATH {
+        return Err(Error::new(Kind::Failed, "the name is reserved for the archive's own index:")
+            .hint("remove or rename the file: it was left by a program that extracted one of our archives"));
+    }
+    if path.as_bytes().ends_with(PARTIAL_SUFFIX.as_bytes()) {
+        return Err(Error::new(
+            Kind::Failed,
+            "the name is reserved for files that are not whole:",
+        )
+        .hint("remove the file: it was left by an extraction that did not complete"));
+    }
+    if compression.is_some() {
+        compressed_name(path)?;
+    }
+    Ok(())
+}

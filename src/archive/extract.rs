@@ -1,0 +1,35 @@
+//! `extract`: archive to directory.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::archive::{ReadOptions, read_archive};
+use crate::base::error::Result;
+use crate::base::run::Run;
+use crate::pipeline::demux::Outcome;
+use crate::pipeline::dir_sink::{DirOptions, DirSink};
+use crate::pipeline::select::SelectSink;
+
+/// What to extract, and where to.
+#[derive(Debug, Clone)]
+pub struct ExtractOptions {
+    /// Where it comes from.
+    pub read: ReadOptions,
+    /// Existing or new directory.
+    pub directory: PathBuf,
+    /// Files and directories of the archive; empty for all.
+    pub names: Vec<OsString>,
+    /// What happens to existing files, and durability.
+    pub dir: DirOptions,
+}
+
+/// Extracts. A file appears under its name only when it is whole and verified.
+pub fn extract(options: &ExtractOptions, run: &Run) -> Result<Outcome> {
+    let target = DirSink::open(&options.directory, options.dir, Arc::clone(&run.monitor))?;
+    let select = SelectSink::new(&target, &options.names)?;
+    let outcome = read_archive(&options.read, &select, run)?;
+    select.check_found()?;
+    target.finish()?;
+    Ok(outcome)
+}

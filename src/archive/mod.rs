@@ -1,0 +1,79 @@
+//! The archive verbs: each is one sentence of source, transforms and sink.
+
+pub mod cat;
+pub mod create;
+pub mod extract;
+pub mod list;
+pub mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::error::Result;
+use crate::base::pool::BufPool;
+use crate::base::run::Run;
+use crate::base::units::ByteCount;
+use crate::pipeline::budget::Budget;
+use crate::pipeline::decompress::DecompressSink;
+use crate::pipeline::demux::{self, DemuxOptions, Outcome};
+use crate::pipeline::input::Input;
+use crate::pipeline::sink::Sink;
+use crate::pipeline::workers::Workers;
+
+/// How an archive is read.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// A file; standard input when `None` or `-`.
+    pub source: Option<PathBuf>,
+    /// Buffers altogether.
+    pub memory: ByteCount,
+    /// Lanes.
+    pub parallel: usize,
+    /// Take the compression off members.
+    pub decompress: bool,
+    /// Go on after a damaged file.
+    pub keep_going: bool,
+}
+
+/// Most bytes between reader and lanes: what is read further ahead has left the processor's cache when its turn comes.
+const READ_AHEAD_LEN_MAX: usize = 4 << 20;
+
+/// Bytes read from an archive at once: each is handed to another thread, so few large ones.
+const INPUT_LEN: usize = 1 << 20;
+
+/// Sends every member of an archive to `sink`; an archive that is not whole is an error.
+pub(crate) fn read_archive(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Result<Outcome> {
+    let examined = examine(options, sink, run)?;
+    examined.outcome.check(&examined.name)
+}
+
+/// An archive gone through, whole or not.
+#[derive(Debug)]
+pub struct Examined {
+    /// What to call it in messages.
+    pub name: String,
+    /// What was found out.
+    pub outcome: Outcome,
+}
+
+/// Sends every member of an archive to `sink`. Fails only for reasons outside the archive.
+pub(crate) fn examine(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Result<Examined> {
+    let budget = Budget::new(options.memory, options.parallel, options.decompress)?;
+    let read_ahead = (budget.input_bufs * budget.input_buf_len).min(READ_AHEAD_LEN_MAX);
+    let pool = BufPool::new(read_ahead / INPUT_LEN, INPUT_LEN);
+    let source: Option<&Path> = options.source.as_deref();
+    let mut input = Input::open(source, pool, &run.cancel, Arc::clone(&run.monitor))?;
+    let demux_options = DemuxOptions {
+        lanes: budget.lanes,
+        keep_going: options.keep_going,
+    };
+    let outcome = if options.decompress {
+        let workers = Workers::start(budget.codec_threads)?;
+        let sink = DecompressSink::new(sink, &workers, budget.output_bufs, &run.cancel);
+        demux::run(&mut input, &sink, demux_options, &run.cancel, &run.monitor)?
+    } else {
+        demux::run(&mut input, sink, demux_options, &run.cancel, &run.monitor)?
+    };
+    let name = input.name().to_owned();
+    Ok(Examined { name, outcome })
+}

@@ -1,0 +1,267 @@
+//! Copies files into the sink on several lanes, and keeps the ledger of what was sent.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::backup::copy_pages::{Check, Copier, Head};
+use crate::backup::follow_redo::{CopiedLog, LOG_NAME};
+use crate::backup::inventory::{PlainFile, Tablespace, if_there};
+use crate::backup::ledger::Ledger;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::fsx::File;
+use crate::base::monitor::Counters;
+use crate::base::pool::BufPool;
+use crate::base::run::Run;
+use crate::base::units::{PageNo, SpaceId};
+use crate::innodb::aria::AriaFile;
+use crate::innodb::check::PageCheck;
+use crate::innodb::tablespace::SpaceFlags;
+use crate::pipeline::sink::{Attributes, FileSink, Sink};
+use crate::pipeline::tree::{copy_file, run_lanes};
+use crate::xbstream::ArchivePath;
+
+/// One file of pages to copy.
+pub(super) struct Work {
+    pub(super) space: Tablespace,
+    pub(super) kind: SpaceKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SpaceKind {
+    /// A file of the system tablespace, beginning with this page.
+    System(PageNo),
+    Undo,
+    Table,
+}
+
+/// Everything that copies, shared by the lanes.
+#[derive(Clone)]
+pub(super) struct Copy<'a> {
+    pub(super) sink: &'a dyn Sink,
+    pub(super) pool: BufPool,
+    pub(super) lanes: usize,
+    pub(super) page_len: usize,
+    /// `None` when Aria encrypts: its pages can then only be checked by somebody who has the key.
+    pub(super) aria_block_len: Option<usize>,
+    pub(super) ledger: &'a Mutex<Ledger>,
+    /// The first file of the system tablespace says how the pages of all of them are summed.
+    pub(super) system_flags: Option<SpaceFlags>,
+    pub(super) run: &'a Run,
+}
+
+impl Copy<'_> {
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn copier(&self) -> Copier<'_> {
+        Copier {
+            pool: &self.pool,
+            cancel: &self.run.cancel,
+            monitor: self.run.monitor.as_ref(),
+            page_len: self.page_len,
+        }
+    }
+
+    /// The same with another sink and other buffers.
+    pub(super) fn redirected<'b>(&'b self, sink: &'b dyn Sink, pool: &BufPool) -> Copy<'b> {
+        Copy {
+            sink,
+            pool: pool.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// The system tablespace's files with the numbers of their first pages.
+    pub(super) fn system_work(&mut self, files: &[Tablespace]) -> Result<Vec<Work>> {
+        let Some(first) = files.first() else {
+            return Err(Error::new(
+                Kind::Server,
+                "the server has no system tablespace",
+            ));
+        };
+        self.system_flags = match self.copier().head(&File::open(&first.place)?)? {
+            Head::Known(page0) => Some(page0.flags),
+            Head::Pending => {
+                return Err(Error::new(
+                    Kind::Checksum,
+                    "the system tablespace begins with a page of zeros",
+                )
+                .path(&first.place));
+            }
+        };
+        let mut page: u64 = 0;
+        let mut work = Vec::new();
+        for file in files {
+            let number = u32::try_from(page).map_err(|e| {
+                Error::new(Kind::Server, "the system tablespace is too long")
+                    .path(&file.place)
+                    .source(e)
+            })?;
+            work.push(Work {
+                space: file.clone(),
+                kind: SpaceKind::System(PageNo(number)),
+            });
+            page += file.size / self.page_len as u64;
+        }
+        Ok(work)
+    }
+
+    /// Copies files of pages on all lanes, the largest first so that the lanes end together.
+    pub(super) fn tablespaces(&self, mut work: Vec<Work>) -> Result<()> {
+        let total = work.iter().map(|w| w.space.size).sum();
+        Counters::add(&self.run.monitor.counters().total_bytes, total);
+        work.sort_by_key(|w| std::cmp::Reverse(w.space.size));
+        self.on_lanes(work, |work| self.tablespace(&work))
+    }
+
+    fn on_lanes<T: Send>(&self, items: Vec<T>, f: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+        let lanes = self.lanes.min(items.len()).max(1);
+        let queue = Mutex::new(VecDeque::from(items));
+        let next = || {
+            queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front()
+        };
+        run_lanes(lanes, &self.run.cancel, || {
+            while let Some(item) = next() {
+                self.run.cancel.check()?;
+                f(item)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Copies one tablespace file unless it is gone or in the backup already.
+    fn tablespace(&self, work: &Work) -> Result<()> {
+        // By the time it is opened the name may belong to another table: the open file is what counts.
+        let Some(file) = if_there(File::open(&work.space.place))? else {
+            return Ok(());
+        };
+        let stat = file.stat()?;
+        let fixed = work.kind != SpaceKind::Table;
+        let claimed = self.ledger().claim(&work.space.name, &stat, fixed)?;
+        let Some((at, name)) = claimed else {
+            return Ok(());
+        };
+        self.copy_pages(&file, &name, work.kind, at)
+    }
+
+    fn copy_pages(
+        &self,
+        file: &File,
+        name: &ArchivePath,
+        kind: SpaceKind,
+        at: usize,
+    ) -> Result<()> {
+        self.run.monitor.file(name);
+        let copier = self.copier();
+        let (check, first_page, space_id) = match kind {
+            SpaceKind::System(first_page) => (
+                self.system_flags
+                    .map(|f| Check::InnoDb(PageCheck::system(f))),
+                first_page,
+                Some(SpaceId(0)),
+            ),
+            SpaceKind::Undo | SpaceKind::Table => match copier.head(file)? {
+                Head::Known(page0) => (
+                    Some(Check::InnoDb(PageCheck::new(page0.flags))),
+                    PageNo(0),
+                    Some(page0.space_id),
+                ),
+                Head::Pending => (None, PageNo(0), None),
+            },
+        };
+        self.ledger().set_space_id(at, space_id);
+        let mut out = self.sink.open(name, Attributes::default())?;
+        copier.copy(file, out.as_mut(), check.as_ref(), first_page)?;
+        out.close()?;
+        self.file_done();
+        Ok(())
+    }
+
+    fn file_done(&self) {
+        Counters::add(&self.run.monitor.counters().done_files, 1);
+    }
+
+    pub(super) fn plain_files(&self, files: Vec<PlainFile>) -> Result<()> {
+        let total = files.iter().map(|f| f.size).sum();
+        Counters::add(&self.run.monitor.counters().total_bytes, total);
+        self.on_lanes(files, |file| self.plain_file(&file))
+    }
+
+    pub(super) fn plain_file(&self, file: &PlainFile) -> Result<()> {
+        self.run.monitor.file(&file.name);
+        let source = File::open(&file.place)?;
+        let check = self.aria_check(file)?;
+        let mut out = self.sink.open(&file.name, Attributes::default())?;
+        if check.is_some() {
+            self.copier()
+                .copy(&source, out.as_mut(), check.as_ref(), PageNo(0))?;
+        } else {
+            self.copy_whole(&source, out.as_mut())?;
+        }
+        out.close()?;
+        self.file_done();
+        Ok(())
+    }
+
+    /// Copies a file that has nothing to check on the way.
+    fn copy_whole(&self, source: &File, out: &mut dyn FileSink) -> Result<u64> {
+        let monitor = self.run.monitor.as_ref();
+        copy_file(source, out, &self.pool, &self.run.cancel, monitor)
+    }
+
+    /// Aria's transactional tables change until commits are blocked; its log repairs what is old, but not what is torn.
+    fn aria_check(&self, file: &PlainFile) -> Result<Option<Check>> {
+        let kind = match file.place.extension().and_then(std::ffi::OsStr::to_str) {
+            Some("MAD") => AriaFile::Data,
+            Some("MAI") => AriaFile::Index,
+            _ => return Ok(None),
+        };
+        let Some(block_len) = self.aria_block_len else {
+            return Ok(None);
+        };
+        let Some(index) = if_there(File::open(file.place.with_extension("MAI")))? else {
+            return Ok(None);
+        };
+        let check = self.copier().aria_check(&index, block_len)?;
+        Ok(check.map(|check| Check::Aria(check, kind)))
+    }
+
+    pub(super) fn small_file(&self, name: &ArchivePath, content: Vec<u8>) -> Result<()> {
+        let mut out = self.sink.open(name, Attributes::default())?;
+        if !content.is_empty() {
+            out.data(0, content.into())?;
+        }
+        out.close()?;
+        self.file_done();
+        Ok(())
+    }
+
+    /// An empty `db.opt` keeps a database without tables alive where directories alone do not travel.
+    pub(super) fn empty_database(&self, database: &str) -> Result<()> {
+        let name = format!("{database}/db.opt");
+        let path = ArchivePath::new(name.as_bytes()).map_err(|e| {
+            Error::new(Kind::Failed, "no archive can hold the name")
+                .path(&name)
+                .source(e)
+        })?;
+        self.small_file(&path, Vec::new())
+    }
+
+    pub(super) fn redo_log(&self, log: &CopiedLog) -> Result<()> {
+        let name = ArchivePath::new(LOG_NAME.as_bytes()).map_err(|e| {
+            Error::new(Kind::Failed, "no archive can hold the name")
+                .path(LOG_NAME)
+                .source(e)
+        })?;
+        Counters::add(&self.run.monitor.counters().total_bytes, log.len);
+        let mut out = self.sink.open(&name, Attributes::default())?;
+        self.copy_whole(&log.spool, out.as_mut())?;
+        out.close()?;
+        self.file_done();
+        Ok(())
+    }
+}

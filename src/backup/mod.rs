@@ -1,0 +1,175 @@
+//! The backup engine: a hot physical backup of a running MariaDB.
+//!
+//! What makes it correct (`format-spec/redo-mariadb.md`): the checkpoint is read before any tablespace is opened; the redo log is
+//! followed from that checkpoint to an LSN taken after the last page was copied; under the server's backup lock the copied
+//! files are reconciled by tablespace id with what is there; everything that is not InnoDB is copied under that lock; and
+//! the lock must still be ours when it is released.
+
+mod aside;
+mod copy_pages;
+mod copying;
+mod engine;
+mod follow_redo;
+mod inventory;
+mod ledger;
+mod reconcile;
+mod write_metadata;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::error::{Error, Kind, Result};
+use crate::base::fsx;
+use crate::base::run::Run;
+use crate::base::units::{ByteCount, Lsn};
+use crate::pipeline::archive_sink::ArchiveSink;
+use crate::pipeline::budget::Budget;
+use crate::pipeline::compress::{CompressSink, Compression};
+use crate::pipeline::dir_sink::{DirOptions, DirSink};
+use crate::pipeline::output::{Output, Target};
+use crate::pipeline::sink::Sink;
+use crate::pipeline::workers::Workers;
+use crate::server::session::Server;
+
+/// Where a backup goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// One stream on standard output.
+    Stdout,
+    /// One stream in a file that gets its name when it is whole.
+    File(PathBuf),
+    /// A directory that is empty or not there yet.
+    Directory(PathBuf),
+}
+
+/// How to back up.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    /// Where the backup goes.
+    pub destination: Destination,
+    /// Compression of its files.
+    pub compression: Compression,
+    /// Buffers altogether.
+    pub memory: ByteCount,
+    /// Lanes that copy tablespaces.
+    pub parallel: usize,
+    /// Directory for the redo log until it is sent; `None`: the target directory, or the system's.
+    pub tmpdir: Option<PathBuf>,
+    /// Write down where a new replica would continue.
+    pub slave_info: bool,
+    /// Go on with a server version that this program does not know.
+    pub allow_unknown_version: bool,
+    /// Have everything on stable storage at the end (directories and files).
+    pub sync: bool,
+    /// The command line for the metadata, without secrets.
+    pub command: String,
+}
+
+/// A finished backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupSummary {
+    /// What the server says it is.
+    pub server_version: String,
+    /// Checkpoint the backup's redo log begins with.
+    pub checkpoint_lsn: Lsn,
+    /// Newest checkpoint of the server at the end.
+    pub to_lsn: Lsn,
+    /// Where the redo log ends: the state the backup will have.
+    pub last_lsn: Lsn,
+    /// `FILE, position N, GTID ...` when the server writes a binary log.
+    pub binlog: Option<crate::metadata::binlog::BinlogPosition>,
+    /// Files in the backup.
+    pub files: u64,
+    /// Bytes of redo log copied.
+    pub redo_bytes: u64,
+    /// How long DDL was blocked.
+    pub ddl_blocked: Duration,
+    /// How long commits were blocked.
+    pub commits_blocked: Duration,
+}
+
+/// Files that other programs read straight out of a stream.
+const NEVER_COMPRESSED: [&str; 2] = ["xtrabackup_checkpoints", "mariadb_backup_checkpoints"];
+
+/// Backs up `server`. On any error nothing is left that could be taken for a whole backup.
+pub fn backup(server: &Server, options: &BackupOptions, run: &Run) -> Result<BackupSummary> {
+    let budget = Budget::new(
+        options.memory,
+        options.parallel,
+        options.compression.is_some(),
+    )?;
+    let prepared = engine::connect(server, options, run)?;
+    match &options.destination {
+        Destination::Stdout => to_archive(
+            prepared,
+            Target::Stdout { terminal: false },
+            options,
+            &budget,
+            run,
+        ),
+        Destination::File(path) => {
+            to_archive(prepared, Target::File(path.clone()), options, &budget, run)
+        }
+        Destination::Directory(path) => {
+            if fsx::exists(path)? && !fsx::list_dir(path)?.is_empty() {
+                return Err(Error::new(Kind::Failed, "target directory is not empty")
+                    .path(path)
+                    .hint("a backup needs a directory of its own"));
+            }
+            let dir_options = DirOptions {
+                overwrite: false,
+                sync: options.sync,
+            };
+            let sink = DirSink::open(path, dir_options, Arc::clone(&run.monitor))?;
+            let tmpdir = options.tmpdir.clone().unwrap_or_else(|| path.clone());
+            let settle = || sink.settle();
+            let summary = compressed(&sink, options, &budget, run, |sink| {
+                prepared.run(sink, &settle, &budget, &tmpdir)
+            })?;
+            sink.finish()?;
+            Ok(summary)
+        }
+    }
+}
+
+fn to_archive(
+    prepared: engine::Connected<'_>,
+    target: Target,
+    options: &BackupOptions,
+    budget: &Budget,
+    run: &Run,
+) -> Result<BackupSummary> {
+    let tmpdir = options.tmpdir.clone().unwrap_or_else(std::env::temp_dir);
+    let output = Output::open(target, &run.cancel, Arc::clone(&run.monitor))?;
+    let sink = ArchiveSink::new(output, budget.chunk)?;
+    let settle = || sink.settle();
+    let summary = compressed(&sink, options, budget, run, |sink| {
+        prepared.run(sink, &settle, budget, &tmpdir)
+    })?;
+    sink.finish()?;
+    Ok(summary)
+}
+
+/// Puts the compressor before `sink` if one is asked for.
+fn compressed(
+    sink: &dyn Sink,
+    options: &BackupOptions,
+    budget: &Budget,
+    run: &Run,
+    copy: impl FnOnce(&dyn Sink) -> Result<BackupSummary>,
+) -> Result<BackupSummary> {
+    let Some(level) = options.compression.level() else {
+        return copy(sink);
+    };
+    let workers = Workers::start(budget.codec_threads)?;
+    let plain = &NEVER_COMPRESSED;
+    copy(&CompressSink::new(
+        sink,
+        &workers,
+        budget.output_bufs,
+        level,
+        plain,
+        &run.cancel,
+    )?)
+}

@@ -1,0 +1,12 @@
+//! What every layer stands on: errors, units, buffers, cancellation, the monitor, file access, child
+//! processes.
+
+pub mod cancel;
+pub mod error;
+pub mod fsx;
+pub mod monitor;
+pub mod pool;
+pub mod proc;
+pub mod run;
+pub mod spec;
+pub mod units;

@@ -1,0 +1,460 @@
+//! The archive verbs.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::archive::cat::cat;
+use crate::archive::create::{CreateOptions, create};
+use crate::archive::extract::{ExtractOptions, extract};
+use crate::archive::list::{Listing, Member, list};
+use crate::archive::verify::verify;
+use crate::archive::{Examined, ReadOptions};
+use crate::base::error::{Error, Result};
+use crate::base::run::Run;
+use crate::cli::common::Common;
+use crate::cli::{Summary, Verb};
+use crate::pipeline::compress::Compression;
+use crate::pipeline::demux::End;
+use crate::pipeline::dir_sink::DirOptions;
+use crate::pipeline::output::Target;
+use crate::pipeline::tree::TreeOptions;
+use crate::xbstream::ArchivePath;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ArchiveVerbs {
+    /// Store files and directories as one archive
+    Create(CreateArgs),
+    /// Take files out of an archive
+    Extract(ExtractArgs),
+    /// Tell what an archive holds
+    List(ListArgs),
+    /// Check an archive without writing anything
+    Verify(VerifyArgs),
+    /// Write files of an archive to standard output
+    Cat(CatArgs),
+}
+
+impl ArchiveVerbs {
+    pub(super) fn into_verb(self) -> Box<dyn Verb + Send> {
+        match self {
+            Self::Create(args) => Box::new(args),
+            Self::Extract(args) => Box::new(args),
+            Self::List(args) => Box::new(args),
+            Self::Verify(args) => Box::new(args),
+            Self::Cat(args) => Box::new(args),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Directories are stored with everything in them, empty ones too, in sorted order. Owners, permissions and times are not
+stored. Names are looked at before the first byte is written: what cannot be stored is an error, not a gap.
+
+The archive ends with an index that proves it whole; mbstream and xbstream extract it as one more file, xbpipe_index.
+
+Examples:
+  xbpipe create -C /backup/full . | ssh db2 xbpipe extract -C /restore
+  xbpipe create -C /backup/full --compress zstd:3 --to /archive/full.xb .
+  xbpipe create --to full.xb sakila ibdata1")]
+pub(super) struct CreateArgs {
+    /// Directory that PATHs are relative to
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+
+    /// Archive to write: a new file, or `-` for standard output
+    #[arg(long, value_name = "DEST", default_value = "-")]
+    to: PathBuf,
+
+    /// Compress each file: none, zstd or zstd:LEVEL; names get the suffix .zst
+    #[arg(long, value_name = "HOW", default_value = "none")]
+    compress: Compression,
+
+    /// Store what symbolic links point to
+    #[arg(long)]
+    dereference: bool,
+
+    /// Leave out symbolic links, sockets, FIFOs and devices, each with a warning
+    #[arg(long)]
+    skip_special: bool,
+
+    /// Files and directories to store
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<PathBuf>,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verb for CreateArgs {
+    fn name(&self) -> &'static str {
+        "create"
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        let target = if self.to.as_os_str() == "-" {
+            Target::Stdout { terminal: false }
+        } else {
+            Target::File(self.to)
+        };
+        let options = CreateOptions {
+            directory: self.directory,
+            names: self.paths,
+            target,
+            compression: self.compress,
+            memory: self.common.memory,
+            parallel: self.common.parallel(),
+            tree: TreeOptions {
+                dereference: self.dereference,
+                skip_special: self.skip_special,
+            },
+        };
+        let done = create(options, run)?;
+        Ok(Summary {
+            files: done.members,
+            bytes: done.archive_bytes,
+        })
+    }
+}
+
+/// Where an archive comes from.
+#[derive(Debug, Args)]
+struct Source {
+    /// Archive to read: a file, or `-` for standard input. One that is compressed as a whole (gzip, zstd, lz4, xz) is
+    /// recognised by its content
+    #[arg(value_name = "SOURCE", default_value = "-")]
+    source: PathBuf,
+}
+
+impl Source {
+    fn options(self, common: &Common, decompress: bool, keep_going: bool) -> ReadOptions {
+        ReadOptions {
+            source: Some(self.source),
+            memory: common.memory,
+            parallel: common.parallel(),
+            decompress,
+            keep_going,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A file appears under its name only when it is whole and its checksums are right; before that it is called
+NAME.xbpipe-partial, and what is not whole at the end keeps that name. An archive that is cut anywhere, also between two
+files, is an error that names the files. Nothing is ever written outside DIR, links are not followed.
+
+Examples:
+  ssh db1 xbpipe create -C /backup/full . | xbpipe extract -C /restore
+  xbpipe extract -C /restore --decompress full.xb
+  xbpipe extract -C /tmp/x full.xb.gz sakila xtrabackup_info")]
+pub(super) struct ExtractArgs {
+    /// Directory to write to; made if it is missing
+    #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+
+    /// Replace files that exist
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Decompress files whose names end in .zst
+    #[arg(long)]
+    decompress: bool,
+
+    /// Do not wait until everything is on stable storage
+    #[arg(long)]
+    no_sync: bool,
+
+    #[command(flatten)]
+    source: Source,
+
+    /// Files and directories to take; everything if none is named
+    #[arg(value_name = "PATH")]
+    paths: Vec<OsString>,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verb for ExtractArgs {
+    fn name(&self) -> &'static str {
+        "extract"
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        let options = ExtractOptions {
+            read: self.source.options(&self.common, self.decompress, false),
+            directory: self.directory,
+            names: self.paths,
+            dir: DirOptions {
+                overwrite: self.overwrite,
+                sync: !self.no_sync,
+            },
+        };
+        let done = extract(&options, run)?;
+        Ok(Summary {
+            files: done.files,
+            bytes: done.payload_bytes,
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+The whole archive is read and checked. Names are in order of their bytes; what is not printable in them is escaped. With
+--long each line is: kind, size as stored, name; the kind is `f` for a file, `d` for an empty directory, `!` for a file that
+is not whole. With --json each line is an object with the fields type (file or directory), size, whole, path and, when the
+name is not UTF-8, path_hex; the last line has the field archive.
+
+Examples:
+  xbpipe list full.xb
+  zcat full.xb.gz | xbpipe list --long
+  xbpipe list --json full.xb | jq -r 'select(.size > 1e9) | .path'")]
+pub(super) struct ListArgs {
+    /// Tell kind and size as well
+    #[arg(short, long, conflicts_with = "json")]
+    long: bool,
+
+    /// One JSON object per line
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    source: Source,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verb for ListArgs {
+    fn name(&self) -> &'static str {
+        "list"
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn is_brief(&self) -> bool {
+        true
+    }
+
+    fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        let options = self.source.options(&self.common, false, true);
+        let Listing { members, examined } = list(&options, run)?;
+        let Examined { name, outcome } = examined;
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        for (path, member) in &members {
+            bytes += member.size;
+            let line = match (self.json, self.long) {
+                (true, _) => json_member(path, member).to_string(),
+                (false, true) => format!("{} {:>16} {path}", letter(member), member.size),
+                (false, false) => path.to_string(),
+            };
+            out.extend_from_slice(line.as_bytes());
+            out.push(b'\n');
+        }
+        if self.json {
+            let line = json!({ "archive": {
+                "whole": outcome.is_whole(),
+                "end": outcome.end.word(),
+                "files": outcome.files,
+                "payload_bytes": outcome.payload_bytes,
+                "archive_bytes": outcome.archive_bytes,
+            }});
+            out.extend_from_slice(line.to_string().as_bytes());
+            out.push(b'\n');
+        }
+        print(&out)?;
+        outcome.check(&name)?;
+        let files = u64::try_from(members.len()).unwrap_or(u64::MAX);
+        Ok(Summary { files, bytes })
+    }
+}
+
+fn letter(member: &Member) -> char {
+    match (member.whole, member.directory) {
+        (false, _) => '!',
+        (true, true) => 'd',
+        (true, false) => 'f',
+    }
+}
+
+fn json_member(path: &ArchivePath, member: &Member) -> Value {
+    let kind = if member.directory {
+        "directory"
+    } else {
+        "file"
+    };
+    let mut value = json!({
+        "type": kind,
+        "size": member.size,
+        "whole": member.whole,
+        "path": String::from_utf8_lossy(path.as_bytes()),
+    });
+    if let (Err(_), Some(object)) = (std::str::from_utf8(path.as_bytes()), value.as_object_mut()) {
+        let hex: String = path.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        object.insert("path_hex".to_owned(), json!(hex));
+    }
+    value
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Everything that extract checks: structure, the checksum of every chunk, the end of every file, and the end of the archive
+where it states one (archives of xbpipe do; those of other programs end wherever they end). All damage is told, not only
+the first. With --decompress the compressed files are decompressed and their own checksums checked as well.
+
+The result is one line on standard output, or with --json one object with the fields whole, end (proven, unstated or
+missing), files, payload_bytes, archive_bytes, damaged and incomplete (names), error.
+
+Examples:
+  xbpipe verify full.xb
+  xbpipe verify --decompress --json - < full.xb")]
+pub(super) struct VerifyArgs {
+    /// The result as a JSON object
+    #[arg(long)]
+    json: bool,
+
+    /// Check what is inside files whose names end in .zst
+    #[arg(long)]
+    decompress: bool,
+
+    #[command(flatten)]
+    source: Source,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verb for VerifyArgs {
+    fn name(&self) -> &'static str {
+        "verify"
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn is_brief(&self) -> bool {
+        true
+    }
+
+    fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        let options = self.source.options(&self.common, self.decompress, true);
+        let Examined { name, outcome } = verify(&options, run)?;
+        let damaged: Vec<String> = outcome
+            .failures
+            .iter()
+            .map(|f| f.path.to_string())
+            .collect();
+        let incomplete: Vec<String> = outcome.incomplete.iter().map(ToString::to_string).collect();
+        let mut result = json!({
+            "whole": outcome.is_whole(),
+            "end": outcome.end.word(),
+            "files": outcome.files,
+            "payload_bytes": outcome.payload_bytes,
+            "archive_bytes": outcome.archive_bytes,
+            "damaged": damaged,
+            "incomplete": incomplete,
+            "error": null,
+        });
+        let summary = Summary {
+            files: outcome.files,
+            bytes: outcome.archive_bytes,
+        };
+        let sentence = format!(
+            "{name}: whole: {} files, {} bytes verified{}",
+            outcome.files,
+            outcome.payload_bytes,
+            match outcome.end {
+                End::Proven => ", end proven",
+                End::Unstated | End::Missing => ", the archive does not state its end",
+            }
+        );
+        let checked = outcome.check(&name);
+        if let (Err(error), Some(slot)) = (&checked, result.get_mut("error")) {
+            *slot = json!(error.to_string());
+        }
+        if self.json {
+            print(format!("{result}\n").as_bytes())?;
+        } else if checked.is_ok() {
+            print(format!("{sentence}\n").as_bytes())?;
+        }
+        checked.map(|_| summary)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Files come one after another in the order in which they begin in the archive. The whole archive is read and checked: what
+is on standard output can be trusted only when the exit status is 0.
+
+Examples:
+  xbpipe cat full.xb xtrabackup_info
+  xbpipe cat --decompress - xtrabackup_checkpoints < full.xb")]
+pub(super) struct CatArgs {
+    /// Decompress files whose names end in .zst
+    #[arg(long)]
+    decompress: bool,
+
+    /// Archive to read: a file, or `-` for standard input
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
+
+    /// Files to write; a directory stands for everything in it
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<OsString>,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verb for CatArgs {
+    fn name(&self) -> &'static str {
+        "cat"
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn is_brief(&self) -> bool {
+        true
+    }
+
+    fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        let source = Source {
+            source: self.source,
+        };
+        let options = source.options(&self.common, self.decompress, false);
+        let done = cat(&options, &self.paths, std::env::temp_dir(), run)?;
+        Ok(Summary {
+            files: done.files,
+            bytes: done.payload_bytes,
+        })
+    }
+}
+
+/// Writes a result. A reader that has seen enough (`| head`) is no failure: everything was checked before this is called.
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(e) => Err(Error::io("write", "(standard output)", e)),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,52 @@
+//! Options that every verb has.
+
+use clap::{Args, ValueEnum};
+
+use crate::base::units::ByteCount;
+use crate::pipeline::budget::default_lanes;
+
+/// Options that every verb has.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
+pub(super) struct Common {
+    /// Memory for buffers: at least 8M, fixed for the whole run
+    #[arg(long, value_name = "SIZE", default_value = "64M")]
+    pub(super) memory: ByteCount,
+
+    /// Files worked on at the same time [default: by the processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: Option<u16>,
+
+    /// How progress is told on standard error
+    #[arg(long, value_name = "HOW", value_enum, default_value = "auto")]
+    pub(super) progress: Progress,
+
+    /// Tell each file
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+
+    /// Tell only warnings and errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+}
+
+impl Common {
+    pub(super) fn parallel(&self) -> usize {
+        self.parallel.map_or_else(default_lanes, usize::from)
+    }
+}
+
+/// How progress is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Progress {
+    /// A bar on a terminal, plain lines elsewhere.
+    Auto,
+    /// One line that is drawn again and again.
+    Bar,
+    /// A line every few seconds.
+    Plain,
+    /// JSON objects, one per line.
+    Json,
+    /// Nothing but warnings and errors.
+    None,
+}

@@ -1,0 +1,3 @@
+//! Codecs: buffers in, buffers out, no I/O.
+
+pub mod zstd;

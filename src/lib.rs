@@ -1,0 +1,25 @@
+//! xbpipe: hot physical backup of MariaDB and MySQL as one stream, and the way back.
+//!
+//! `ARCHITECTURE.md` draws the house: layers, rooms and invariants.
+
+pub mod archive;
+pub mod backup;
+pub mod base;
+pub mod cli;
+pub mod codec;
+pub mod innodb;
+pub mod metadata;
+pub mod pipeline;
+pub mod prepare;
+pub mod restore;
+pub mod server;
+pub mod xbstream;
+
+/// Every table that `format-spec/` and the code share.
+pub const SPEC_TABLES: &[base::spec::Tables] = &[
+    innodb::TABLES,
+    innodb::redo::TABLES,
+    metadata::TABLES,
+    server::TABLES,
+    xbstream::SPEC,
+];

@@ -1,0 +1,290 @@
+//! The archive as a sink: file events become xbstream chunks on an [`Output`], and the index member tells the end.
+
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::base::error::{Error, Kind, Result};
+use crate::pipeline::budget::{ChunkLimits, ZEROS};
+use crate::pipeline::output::Output;
+use crate::pipeline::sink::{Attributes, FileSink, Sink};
+use crate::xbstream::index::IndexLine;
+use crate::xbstream::{ArchivePath, RemovePattern, encode, index};
+
+/// Index lines are sent as a chunk of their own when they reach this many bytes.
+const INDEX_CHUNK_LEN: usize = 64 << 10;
+
+/// Payload up to this length is copied beside its head, which returns the pooled buffer at once.
+const COPY_LEN_MAX: usize = 32 << 10;
+
+/// Writes one archive. Members may be written from many threads; each chunk is written whole.
+#[derive(Debug)]
+pub struct ArchiveSink {
+    output: Output,
+    index: Mutex<Index>,
+    chunk: ChunkLimits,
+}
+
+#[derive(Debug)]
+struct Index {
+    path: ArchivePath,
+    lines: Vec<u8>,
+    offset: u64,
+    members: u64,
+    payload_bytes: u64,
+}
+
+/// The index member's name as a path.
+pub fn index_path() -> Result<ArchivePath> {
+    ArchivePath::new(index::INDEX_PATH)
+        .map_err(|e| Error::new(Kind::Failed, "the index has no legal name").source(e))
+}
+
+/// What an archive holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchiveSummary {
+    /// Files and empty directories.
+    pub members: u64,
+    /// Sum of their sizes as stored.
+    pub payload_bytes: u64,
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+}
+
+impl ArchiveSink {
+    /// Begins an archive: the first chunk is the head of the index member (`r[xbstream.index.first]`).
+    ///
+    /// `chunk` bounds what one open member holds back.
+    pub fn new(output: Output, chunk: ChunkLimits) -> Result<Self> {
+        let path = index_path()?;
+        let mut lines = Vec::new();
+        IndexLine::Header.append_to(&mut lines);
+        let sink = Self {
+            output,
+            index: Mutex::new(Index {
+                path,
+                lines,
+                offset: 0,
+                members: 0,
+                payload_bytes: 0,
+            }),
+            chunk,
+        };
+        {
+            let mut index = sink.lock();
+            sink.send_index_lines(&mut index)?;
+        }
+        Ok(sink)
+    }
+
+    /// Waits until all chunks handed over so far were taken by the reader of the archive.
+    pub fn settle(&self) -> Result<()> {
+        self.output.settle()
+    }
+
+    /// Ends the archive: last line, `E` of the index member, everything written, the file durable and named.
+    pub fn finish(self) -> Result<ArchiveSummary> {
+        let (members, payload_bytes) = {
+            let mut index = self.lock();
+            let end = IndexLine::End {
+                members: index.members,
+                bytes: index.payload_bytes,
+            };
+            end.append_to(&mut index.lines);
+            self.send_index_lines(&mut index)?;
+            let mut head = Vec::new();
+            encode::end(&mut head, &index.path);
+            self.output.send(vec![head.into()])?;
+            (index.members, index.payload_bytes)
+        };
+        let archive_bytes = self.output.finish()?;
+        Ok(ArchiveSummary {
+            members,
+            payload_bytes,
+            archive_bytes,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send_index_lines(&self, index: &mut Index) -> Result<()> {
+        let lines = std::mem::take(&mut index.lines);
+        let mut run = Vec::with_capacity(lines.len() + 128);
+        encode::payload_head(
+            &mut run,
+            &index.path,
+            index.offset,
+            crc(&lines),
+            lines.len() as u64,
+        );
+        run.extend_from_slice(&lines);
+        index.offset += lines.len() as u64;
+        // Sent under the lock: index chunks must reach the stream in the order of their offsets.
+        self.output.send(vec![run.into()])
+    }
+
+    fn member_done(&self, line: &IndexLine, payload_bytes: u64) -> Result<()> {
+        let mut index = self.lock();
+        line.append_to(&mut index.lines);
+        index.members += 1;
+        index.payload_bytes += payload_bytes;
+        if index.lines.len() >= INDEX_CHUNK_LEN {
+            self.send_index_lines(&mut index)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every version of every reader knows only whole files (`r[xbstream.writer.dialect]`).
+fn no_restructuring(path: &ArchivePath) -> Error {
+    Error::new(
+        Kind::Failed,
+        "an archive cannot rename or remove what it already holds",
+    )
+    .path(path.as_path())
+}
+
+fn crc(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+impl Sink for ArchiveSink {
+    fn open<'s>(
+        &'s self,
+        path: &ArchivePath,
+        _attributes: Attributes,
+    ) -> Result<Box<dyn FileSink + 's>> {
+        if *path == self.lock().path {
+            return Err(Error::new(Kind::Failed, "the name is reserved for the archive's own index")
+                .path(path.as_path())
+                .hint("remove or rename that file: it was left by a program that extracted one of our archives"));
+        }
+        Ok(Box::new(Member {
+            sink: self,
+            path: path.clone(),
+            offset: 0,
+            pieces: Vec::new(),
+            piece_bytes: 0,
+            chunk_crc: crc32fast::Hasher::new(),
+            member_crc: crc32fast::Hasher::new(),
+        }))
+    }
+
+    fn directory(&self, path: &ArchivePath) -> Result<()> {
+        self.member_done(&IndexLine::Directory { path: path.clone() }, 0)
+    }
+
+    fn rename(&self, from: &ArchivePath, _to: &ArchivePath) -> Result<()> {
+        Err(no_restructuring(from))
+    }
+
+    fn remove(&self, pattern: &RemovePattern) -> Result<()> {
+        let (RemovePattern::Exact(path) | RemovePattern::Prefix { stem: path }) = pattern;
+        Err(no_restructuring(path))
+    }
+}
+
+/// One open member: pieces wait here until they fill a chunk.
+struct Member<'s> {
+    sink: &'s ArchiveSink,
+    path: ArchivePath,
+    /// Where the chunk being gathered begins.
+    offset: u64,
+    pieces: Vec<Bytes>,
+    piece_bytes: usize,
+    chunk_crc: crc32fast::Hasher,
+    member_crc: crc32fast::Hasher,
+}
+
+impl Member<'_> {
+    /// Sends the gathered chunk, the member's `E` right behind it when it is the last.
+    fn send_chunk(&mut self, with_eof: bool) -> Result<()> {
+        let mut run = Vec::with_capacity(128);
+        let mut runs = Vec::with_capacity(self.pieces.len() + 2);
+        if self.piece_bytes > 0 {
+            let crc = std::mem::take(&mut self.chunk_crc);
+            self.member_crc.combine(&crc);
+            let len = self.piece_bytes as u64;
+            encode::payload_head(&mut run, &self.path, self.offset, crc.finalize(), len);
+            self.offset += len;
+            if self.piece_bytes <= COPY_LEN_MAX {
+                for piece in self.pieces.drain(..) {
+                    run.extend_from_slice(&piece);
+                }
+            } else {
+                runs.push(std::mem::take(&mut run).into());
+                runs.append(&mut self.pieces);
+            }
+            self.piece_bytes = 0;
+        }
+        if with_eof {
+            encode::end(&mut run, &self.path);
+        }
+        if !run.is_empty() {
+            runs.push(run.into());
+        }
+        if runs.is_empty() {
+            Ok(())
+        } else {
+            self.sink.output.send(runs)
+        }
+    }
+}
+
+impl FileSink for Member<'_> {
+    fn data(&mut self, offset: u64, data: Bytes) -> Result<()> {
+        let expected = self.offset + self.piece_bytes as u64;
+        if offset != expected {
+            return Err(Error::new(
+                Kind::Failed,
+                format!("an archive member is written in order, expected offset {expected}, got"),
+            )
+            .path(self.path.as_path())
+            .at(offset));
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        let ChunkLimits { pieces, len } = self.sink.chunk;
+        if self.piece_bytes + data.len() > len {
+            self.send_chunk(false)?;
+        }
+        self.chunk_crc.update(&data);
+        self.piece_bytes += data.len();
+        self.pieces.push(data);
+        if self.pieces.len() >= pieces || self.piece_bytes >= len {
+            self.send_chunk(false)?;
+        }
+        Ok(())
+    }
+
+    /// An archive has no other way to say a hole that every reader knows.
+    fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            let n = usize::try_from(len - done)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS.len());
+            self.data(offset + done, Bytes::from_static(&ZEROS[..n]))?;
+            done += n as u64;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.send_chunk(false)
+    }
+
+    fn close(mut self: Box<Self>) -> Result<()> {
+        self.send_chunk(true)?;
+        let crc = self.member_crc.clone().finalize();
+        let line = IndexLine::File {
+            len: self.offset,
+            crc,
+            path: self.path.clone(),
+        };
+        self.sink.member_done(&line, self.offset)
+    }
+}

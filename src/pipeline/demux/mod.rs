@@ -1,0 +1,468 @@
+//! An archive as a source: one reader takes the stream apart, lanes check and write the files.
+//!
+//! The reader follows structure only. Payload, checksums and closing belong to the lane of the file, so files proceed in
+//! parallel while each stays in order. What was verified is told apart from what was not: a file counts only when its last
+//! chunk was right and its sink closed it.
+//!
+//! Damage is not the run's end but a finding: it is collected in the [`Outcome`]. Only what is not the archive's fault (a
+//! full disk, a signal) ends the run through its [`Cancel`] token.
+
+mod index_reader;
+mod lane;
+mod outcome;
+
+pub use outcome::{End, Failure, Outcome};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, bounded};
+
+use crate::base::cancel::Cancel;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::monitor::Monitor;
+use crate::pipeline::input::Input;
+use crate::pipeline::sink::{Attributes, Sink};
+use crate::xbstream::index::INDEX_PATH;
+use crate::xbstream::{
+    ArchivePath, Body, ChunkHead, CrcCheck, Decoder, Event, Options, Step, Tracker,
+};
+use index_reader::IndexReader;
+use lane::Lane;
+use outcome::Results;
+
+/// Operations that go to a lane together: small files have five each, and a hand-over costs more than most of them.
+const BATCH_LEN: usize = 64;
+
+/// Batches that may wait for one lane. Their payload is pooled buffers, so the pool bounds the memory.
+const LANE_QUEUE_LEN: usize = 8;
+
+/// What opening and closing a file weighs, in bytes of payload, when the least busy lane is looked for.
+const FILE_WEIGHT: u64 = 16 << 10;
+
+/// How to go through an archive.
+#[derive(Debug, Clone, Copy)]
+pub struct DemuxOptions {
+    /// Threads that check and write files.
+    pub lanes: usize,
+    /// Go on after a bad file as far as the stream allows.
+    pub keep_going: bool,
+}
+
+/// Goes through the archive; every file goes to `sink`.
+///
+/// Fails only for reasons outside the archive (a full disk, an interrupt); what is wrong with the archive is in the outcome.
+pub fn run(
+    input: &mut Input,
+    sink: &dyn Sink,
+    options: DemuxOptions,
+    cancel: &Cancel,
+    monitor: &Arc<dyn Monitor>,
+) -> Result<Outcome> {
+    let results = Mutex::new(Results::default());
+    let stop = AtomicBool::new(false);
+    let (read, end) = std::thread::scope(|scope| {
+        let mut lanes = Vec::with_capacity(options.lanes);
+        for _ in 0..options.lanes.max(1) {
+            let (queue, batches) = bounded(LANE_QUEUE_LEN);
+            let load = Arc::new(AtomicU64::new(0));
+            let lane = Lane::new(
+                sink,
+                Arc::clone(&load),
+                &results,
+                (!options.keep_going).then_some(&stop),
+                cancel.clone(),
+                Arc::clone(monitor),
+            );
+            lanes.push(LaneHandle {
+                queue,
+                load,
+                batch: Vec::with_capacity(BATCH_LEN),
+            });
+            std::thread::Builder::new()
+                .name("lane".to_owned())
+                .spawn_scoped(scope, move || lane.run(&batches))
+                .map_err(|e| Error::new(Kind::Failed, "cannot start a lane thread").source(e))?;
+        }
+        let mut reader = Reader {
+            lanes,
+            slots: HashMap::new(),
+            next_slot: 0,
+            current: None,
+            tracker: Tracker::new(),
+            index: None,
+            sink,
+            results: &results,
+            stop: &stop,
+            cancel: cancel.clone(),
+            monitor: Arc::clone(monitor),
+        };
+        let read = reader.read(input);
+        Ok::<_, Error>((read, reader.into_end()))
+    })?;
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    finish(results, read, end, sink, cancel)
+}
+
+/// How far the reader came.
+struct Read {
+    error: Option<Error>,
+    /// It stopped because a lane had found damage.
+    stopped: bool,
+    archive_bytes: u64,
+}
+
+/// What the reader knew when it stopped.
+struct ReaderEnd {
+    incomplete: Vec<ArchivePath>,
+    index: Option<IndexReader>,
+}
+
+/// Lanes have ended: puts together what they, the index and the reader know.
+fn finish(
+    mut results: Results,
+    read: Read,
+    mut at_end: ReaderEnd,
+    sink: &dyn Sink,
+    cancel: &Cancel,
+) -> Result<Outcome> {
+    if let Some(fatal) = results.fatal.take() {
+        return Err(fatal);
+    }
+    cancel.check()?;
+    let mut end = End::Unstated;
+    if let Some(index) = &at_end.index {
+        at_end.incomplete.retain(|p| p.as_bytes() != INDEX_PATH);
+        end = if index.is_whole() {
+            End::Proven
+        } else {
+            End::Missing
+        };
+        let (files, payload_bytes) = (results.files, results.payload_bytes);
+        if let (Some(stated), None, false) = (index.end, &read.error, read.stopped) {
+            results.settle(&at_end.incomplete);
+            let found = (files + index.directories, payload_bytes);
+            if results.failures.is_empty() && at_end.incomplete.is_empty() && stated != found {
+                end = End::Missing;
+            }
+        }
+        if read
+            .error
+            .as_ref()
+            .is_some_and(|e| e.kind() == Kind::Checksum)
+        {
+            at_end.incomplete.extend(results.doubt());
+            at_end.incomplete.sort();
+        }
+    }
+    for (path, len) in &results.distrusted {
+        sink.distrust(path)?;
+        results.files -= 1;
+        results.payload_bytes -= len;
+    }
+    let mut failures = results.failures;
+    failures.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Outcome {
+        files: results.files,
+        payload_bytes: results.payload_bytes,
+        archive_bytes: read.archive_bytes,
+        end,
+        failures,
+        incomplete: at_end.incomplete,
+        stream_error: read.error,
+    })
+}
+
+/// One step of one file, named by its slot.
+enum Op {
+    Open(u32, ArchivePath, Attributes),
+    Chunk(u32, u32),
+    Data(u32, u64, Bytes),
+    Hole(u32, u64, u64),
+    ChunkEnd(u32, Box<ChunkHead>),
+    Close(u32),
+    /// Everything before it is done when the sender is dropped.
+    Barrier(#[expect(dead_code, reason = "dropping it is the answer")] Sender<()>),
+}
+
+struct LaneHandle {
+    queue: Sender<Vec<Op>>,
+    /// Weight of what is queued and not yet done.
+    load: Arc<AtomicU64>,
+    /// Operations that were not sent yet.
+    batch: Vec<Op>,
+}
+
+/// The thread that takes the stream apart.
+struct Reader<'s> {
+    lanes: Vec<LaneHandle>,
+    /// Open files: slot and lane.
+    slots: HashMap<ArchivePath, (u32, usize)>,
+    next_slot: u32,
+    /// The file and head whose payload is passing.
+    current: Option<(Current, Box<ChunkHead>)>,
+    tracker: Tracker,
+    index: Option<IndexReader>,
+    sink: &'s dyn Sink,
+    results: &'s Mutex<Results>,
+    /// Set by a lane that found damage, when that is to end the reading.
+    stop: &'s AtomicBool,
+    cancel: Cancel,
+    monitor: Arc<dyn Monitor>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Current {
+    Slot(u32, usize),
+    Index,
+    Ignored,
+}
+
+impl Reader<'_> {
+    /// Reads to the end, to the first error of the stream, or until told to stop.
+    fn read(&mut self, input: &mut Input) -> Read {
+        let mut archive_bytes = 0;
+        let result = self.read_all(input, &mut archive_bytes);
+        let (error, stopped) = match result {
+            Ok(stopped) => (None, stopped),
+            Err(error) => (Some(error), false),
+        };
+        // What could not be sent belongs to lanes that have ended, and they have said why.
+        let sent = self.send_all();
+        Read {
+            error: error.or(sent.err()),
+            stopped,
+            archive_bytes,
+        }
+    }
+
+    fn read_all(&mut self, input: &mut Input, total: &mut u64) -> Result<bool> {
+        // Lanes check payload; see `Lane`.
+        let mut decoder = Decoder::new(Options {
+            crc: CrcCheck::Caller,
+            ..Options::default()
+        });
+        loop {
+            while let Some(event) = decoder.next()? {
+                self.event(event)?;
+            }
+            // Waiting for input may take long, and for a buffer for ever if we held some back.
+            self.send_all()?;
+            let Some(bytes) = input.next_unless(self.stop)? else {
+                return Ok(true);
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            *total += bytes.len() as u64;
+            decoder.feed(bytes);
+        }
+        while let Some(event) = decoder.finish()? {
+            self.event(event)?;
+        }
+        Ok(false)
+    }
+
+    /// Files left open, and the index if there was one. Lanes end when their queues are dropped.
+    fn into_end(self) -> ReaderEnd {
+        ReaderEnd {
+            incomplete: self.tracker.open_files().map(|(p, _)| p.clone()).collect(),
+            index: self.index,
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Chunk(head) => self.chunk(head),
+            Event::Data { file_offset, bytes } => match self.current {
+                Some((Current::Slot(slot, lane), _)) => {
+                    self.weigh(lane, bytes.len() as u64);
+                    self.send(lane, Op::Data(slot, file_offset, bytes))
+                }
+                Some((Current::Index, _)) => {
+                    if let Some(index) = &mut self.index {
+                        index.data(&bytes);
+                    }
+                    Ok(())
+                }
+                Some((Current::Ignored, _)) | None => Ok(()),
+            },
+            Event::Hole { file_offset, len } => match self.current {
+                Some((Current::Slot(slot, lane), _)) => {
+                    self.send(lane, Op::Hole(slot, file_offset, len))
+                }
+                _ => Ok(()),
+            },
+            Event::ChunkEnd(_) => match self.current.take() {
+                Some((Current::Slot(slot, lane), head)) => {
+                    self.send(lane, Op::ChunkEnd(slot, head))
+                }
+                Some((Current::Index, head)) => match &mut self.index {
+                    Some(index) => index.chunk_end(&head, self.results, self.sink),
+                    None => Ok(()),
+                },
+                Some((Current::Ignored, _)) | None => Ok(()),
+            },
+        }
+    }
+
+    fn chunk(&mut self, head: ChunkHead) -> Result<()> {
+        // r[xbstream.index.last]
+        if self.index.as_ref().is_some_and(IndexReader::is_whole) {
+            return Err(Error::new(
+                Kind::Checksum,
+                "the archive goes on after the end of its index with a chunk of",
+            )
+            .path(head.path.as_path())
+            .at(head.position));
+        }
+        let step = self.tracker.chunk(&head)?;
+        let named_index = head.path.as_bytes() == INDEX_PATH;
+        if head.position == 0 && named_index && head.payload_len() > 0 {
+            // r[xbstream.index.first]
+            self.index = Some(IndexReader::default());
+            self.results
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .indexed = true;
+        }
+        if named_index && self.index.is_none() && matches!(step, Step::Opened { .. }) {
+            self.monitor.warning(format!(
+                "{} is not at the beginning of this archive and taken for an ordinary file",
+                head.path
+            ));
+        }
+        if let (Some(index), true) = (&mut self.index, named_index) {
+            return match head.body {
+                Body::Payload { len, .. } => {
+                    index.chunk_begin(len)?;
+                    self.current = Some((Current::Index, Box::new(head)));
+                    Ok(())
+                }
+                Body::End => index.close(),
+                _ => Err(Error::new(
+                    Kind::Checksum,
+                    "the index member has a chunk of a wrong type",
+                )
+                .at(head.position)),
+            };
+        }
+        match step {
+            Step::Opened { replaces } => {
+                if replaces {
+                    self.barrier()?;
+                }
+                let (slot, lane) = self.open(&head.path, replaces)?;
+                self.payload(slot, lane, head)
+            }
+            Step::Continued => {
+                let (slot, lane) = self
+                    .slots
+                    .get(&head.path)
+                    .copied()
+                    .ok_or_else(|| lost(&head))?;
+                self.payload(slot, lane, head)
+            }
+            Step::Ended => {
+                let (slot, lane) = self.slots.remove(&head.path).ok_or_else(|| lost(&head))?;
+                self.send(lane, Op::Close(slot))
+            }
+            Step::Empty => {
+                let (slot, lane) = self.open(&head.path, false)?;
+                self.slots.remove(&head.path);
+                self.send(lane, Op::Close(slot))
+            }
+            Step::Renamed => {
+                let Body::Rename { to } = &head.body else {
+                    return Ok(());
+                };
+                self.barrier()?;
+                self.sink.rename(&head.path, to)
+            }
+            Step::Removed => {
+                let Body::Remove { pattern } = &head.body else {
+                    return Ok(());
+                };
+                self.barrier()?;
+                self.sink.remove(pattern)
+            }
+            // Nothing of this archive has that name, and what else has it is not the archive's to move.
+            Step::RenameUnknown => Ok(()),
+            Step::Ignored => {
+                self.current = Some((Current::Ignored, Box::new(head)));
+                Ok(())
+            }
+        }
+    }
+
+    fn open(&mut self, path: &ArchivePath, rewrite: bool) -> Result<(u32, usize)> {
+        self.monitor.file(path);
+        let slot = self.next_slot;
+        self.next_slot = self.next_slot.wrapping_add(1);
+        let lane = (0..self.lanes.len())
+            .min_by_key(|i| self.lanes[*i].load.load(Ordering::Relaxed))
+            .unwrap_or(0);
+        self.weigh(lane, FILE_WEIGHT);
+        self.slots.insert(path.clone(), (slot, lane));
+        self.send(lane, Op::Open(slot, path.clone(), Attributes { rewrite }))?;
+        Ok((slot, lane))
+    }
+
+    fn payload(&mut self, slot: u32, lane: usize, head: ChunkHead) -> Result<()> {
+        let Some(crc) = head.payload_crc() else {
+            return Ok(());
+        };
+        self.current = Some((Current::Slot(slot, lane), Box::new(head)));
+        self.send(lane, Op::Chunk(slot, crc.initial))
+    }
+
+    /// Waits until every lane has done what was sent so far.
+    fn barrier(&mut self) -> Result<()> {
+        let (done, wait) = bounded(0);
+        for lane in 0..self.lanes.len() {
+            self.send(lane, Op::Barrier(done.clone()))?;
+        }
+        drop(done);
+        self.send_all()?;
+        // Disconnected: every lane has dropped its sender.
+        wait.recv().ok();
+        self.cancel.check()
+    }
+
+    fn weigh(&self, lane: usize, weight: u64) {
+        self.lanes[lane].load.fetch_add(weight, Ordering::Relaxed);
+    }
+
+    fn send(&mut self, lane: usize, op: Op) -> Result<()> {
+        self.lanes[lane].batch.push(op);
+        if self.lanes[lane].batch.len() >= BATCH_LEN {
+            self.send_batch(lane)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn send_batch(&mut self, lane: usize) -> Result<()> {
+        let handle = &mut self.lanes[lane];
+        if handle.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::replace(&mut handle.batch, Vec::with_capacity(BATCH_LEN));
+        handle.queue.send(batch).map_err(|_| {
+            self.cancel
+                .check()
+                .err()
+                .unwrap_or_else(|| Error::new(Kind::Failed, "a lane thread is gone"))
+        })
+    }
+
+    fn send_all(&mut self) -> Result<()> {
+        (0..self.lanes.len()).try_for_each(|lane| self.send_batch(lane))
+    }
+}
+
+fn lost(head: &ChunkHead) -> Error {
+    Error::new(Kind::Failed, "open file without a slot").path(head.path.as_path())
+}

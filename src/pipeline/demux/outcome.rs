@@ -1,0 +1,249 @@
+//! What is known about an archive once it was gone through, and the sentence that says so.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::base::error::{Error, Kind, Result};
+use crate::xbstream::ArchivePath;
+
+/// A file that is not as it was written.
+#[derive(Debug)]
+pub struct Failure {
+    /// Its name in the archive.
+    pub path: ArchivePath,
+    /// What is wrong with it.
+    pub error: Error,
+}
+
+/// What is known about the end of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The archive said how many files it holds, and all of them were there.
+    Proven,
+    /// The archive came from a program that writes no end; every file that began has ended.
+    Unstated,
+    /// The archive should say how many files it holds, and ends before it does.
+    Missing,
+}
+
+impl End {
+    /// The word for machine-readable output.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Unstated => "unstated",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// One archive gone through.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Files that are whole and verified.
+    pub files: u64,
+    /// Their bytes as stored.
+    pub payload_bytes: u64,
+    /// Bytes of the archive.
+    pub archive_bytes: u64,
+    /// What is known about the end.
+    pub end: End,
+    /// Files that were there and wrong.
+    pub failures: Vec<Failure>,
+    /// Files that began and did not end, or that nothing confirms in a damaged archive; in order of name.
+    pub incomplete: Vec<ArchivePath>,
+    /// What ended the reading early.
+    pub stream_error: Option<Error>,
+}
+
+/// How many names an error lists before it only counts; and how many bytes of them, since a line of a log has a limit.
+const NAMES_SHOWN_MAX: usize = 20;
+const NAMES_LEN_MAX: usize = 1200;
+
+impl Outcome {
+    /// Whether nothing is wrong with the archive.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.archive_bytes > 0
+            && self.stream_error.is_none()
+            && self.failures.is_empty()
+            && self.incomplete.is_empty()
+            && self.end != End::Missing
+    }
+
+    /// The archive as a success or as the one error that tells what is wrong with it, in one sentence that names the files.
+    pub fn check(mut self, name: &str) -> Result<Self> {
+        if self.is_whole() {
+            return Ok(self);
+        }
+        let (kind, mut text, hint) = self.first_cause(name);
+        text.push_str(&format!("; files whole and verified: {}", self.files));
+        self.incomplete
+            .retain(|path| self.failures.iter().all(|f| f.path != *path));
+        for (what, list) in [
+            ("damaged", listed(self.failures.iter().map(|f| &f.path))),
+            ("not whole", listed(self.incomplete.iter())),
+        ] {
+            if let Some(list) = list {
+                text.push_str(&format!("; {what}: {list}"));
+            }
+        }
+        Err(Error::new(kind, text).hint(hint))
+    }
+
+    fn first_cause(&mut self, name: &str) -> (Kind, String, String) {
+        let again = "use only the verified files, or take the archive from its source again";
+        // Damage of a file comes before what it led to, such as a reader that stopped there.
+        let error = match (self.stream_error.take(), self.failures.first()) {
+            (Some(error), _) => Some(error),
+            (None, Some(first)) => {
+                let error = &first.error;
+                let hint = error.hint_text().unwrap_or(again).to_owned();
+                return (error.kind(), format!("archive {name}: {error}"), hint);
+            }
+            (None, None) => None,
+        };
+        if let Some(error) = error {
+            let hint = error.hint_text().unwrap_or(again).to_owned();
+            return (error.kind(), format!("archive {name}: {error}"), hint);
+        }
+        let what = if self.archive_bytes == 0 {
+            "it is empty"
+        } else if self.incomplete.is_empty() {
+            "its end is missing, so files may be missing too"
+        } else {
+            "it ends before all of its files do"
+        };
+        (
+            Kind::Incomplete,
+            format!(
+                "archive {name} is incomplete: {what}, at byte offset {}",
+                self.archive_bytes
+            ),
+            "the program that wrote it did not finish, or the copy was cut: take it from its source again"
+                .to_owned(),
+        )
+    }
+}
+
+fn listed<'a>(paths: impl ExactSizeIterator<Item = &'a ArchivePath>) -> Option<String> {
+    let count = paths.len();
+    if count == 0 {
+        return None;
+    }
+    let mut text = String::new();
+    let mut shown = 0;
+    for path in paths.take(NAMES_SHOWN_MAX) {
+        let path = path.to_string();
+        if shown > 0 && text.len() + path.len() > NAMES_LEN_MAX {
+            break;
+        }
+        if shown > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(&path);
+        shown += 1;
+    }
+    if count > shown {
+        text.push_str(&format!(" and {} more", count - shown));
+    }
+    Some(text)
+}
+
+/// What the lanes and the index have found out so far; shared by all of them.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    pub(super) files: u64,
+    pub(super) payload_bytes: u64,
+    pub(super) failures: Vec<Failure>,
+    /// Closed files that turned out to be wrong afterwards, with their sizes: only the index could tell.
+    pub(super) distrusted: Vec<(ArchivePath, u64)>,
+    /// An error that is not the archive's fault.
+    pub(super) fatal: Option<Error>,
+    /// Files that the index or the stream has named and the other has not yet; entries leave when both agree.
+    pub(super) ledger: HashMap<ArchivePath, Entry>,
+    /// Whether the archive has an index to compare with.
+    pub(super) indexed: bool,
+}
+
+/// Size and CRC-32 of a file.
+type Content = (u64, u32);
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Entry {
+    Listed(Content),
+    Held(Content),
+}
+
+impl Results {
+    pub(super) fn failed(&mut self, path: &ArchivePath, error: Error) {
+        self.failures.push(Failure {
+            path: path.clone(),
+            error: error.path(path.as_path()),
+        });
+    }
+
+    /// Compares what the index lists with what the archive holds as soon as both are known, so that the ledger stays small.
+    pub(super) fn meet(&mut self, path: &ArchivePath, new: Entry) {
+        match (self.ledger.remove(path), new) {
+            (None, new) => {
+                self.ledger.insert(path.clone(), new);
+            }
+            (Some(Entry::Listed(listed)), Entry::Held(held))
+            | (Some(Entry::Held(held)), Entry::Listed(listed)) => {
+                if listed != held {
+                    let what = format!(
+                        "the index states {} bytes with CRC-32 {:08x}, found {} bytes with {:08x} in",
+                        listed.0, listed.1, held.0, held.1
+                    );
+                    self.failed(path, Error::new(Kind::Checksum, what));
+                    self.distrusted.push((path.clone(), held.0));
+                }
+            }
+            (Some(_), new) => {
+                self.failed(
+                    path,
+                    Error::new(Kind::Checksum, "named twice by the index:"),
+                );
+                self.ledger.insert(path.clone(), new);
+            }
+        }
+    }
+
+    /// What the index has not confirmed when the structure of the archive turns out to be damaged. Paths have no checksum but
+    /// the index's: such a file may be another one, or not all of one.
+    pub(super) fn doubt(&mut self) -> Vec<ArchivePath> {
+        let mut doubted = Vec::new();
+        for (path, entry) in self.ledger.drain() {
+            if let Entry::Held((len, _)) = entry {
+                self.distrusted.push((path.clone(), len));
+                doubted.push(path);
+            }
+        }
+        doubted
+    }
+
+    /// What is left in the ledger once the index has ended; `incomplete` files are told apart elsewhere.
+    pub(super) fn settle(&mut self, incomplete: &[ArchivePath]) {
+        let known: HashSet<ArchivePath> = self
+            .failures
+            .iter()
+            .map(|f| f.path.clone())
+            .chain(incomplete.iter().cloned())
+            .collect();
+        let left: Vec<_> = self.ledger.drain().collect();
+        for (path, entry) in left {
+            if known.contains(&path) {
+                continue;
+            }
+            let what = match entry {
+                Entry::Listed(_) => "the archive does not hold, but its index lists",
+                Entry::Held((len, _)) => {
+                    self.distrusted.push((path.clone(), len));
+                    "the archive holds, but its index does not list"
+                }
+            };
+            self.failed(&path, Error::new(Kind::Incomplete, what));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Where an archive comes from: a descriptor read into pooled buffers, an outer compression taken off on the way.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use async_compression::tokio::bufread::{GzipDecoder, Lz4Decoder, XzDecoder, ZstdDecoder};
+use bytes::Bytes;
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt as _, BufReader, ReadBuf};
+use tokio::runtime::Runtime;
+
+use crate::base::cancel::{Cancel, POLL_INTERVAL};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::fsx::File;
+use crate::base::monitor::{Counters, Monitor};
+use crate::base::pool::BufPool;
+use crate::pipeline::output::enlarge_pipe;
+
+/// Bytes looked at to recognise an outer compression.
+const MAGIC_LEN: usize = 6;
+
+/// Buffer of the outer decoder for what it reads.
+const OUTER_READ_LEN: usize = 256 << 10;
+
+/// A compression around a whole archive, recognised by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outer {
+    /// gzip, RFC 1952.
+    Gzip,
+    /// Zstandard, RFC 8878.
+    Zstd,
+    /// LZ4 frame format.
+    Lz4,
+    /// xz.
+    Xz,
+}
+
+impl Outer {
+    /// Recognises the first bytes of a stream.
+    #[must_use]
+    pub fn sniff(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            // Skippable frames: pzstd begins with one, and so may lz4; only the former is ever seen.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
+            [0x04, 0x22, 0x4d, 0x18, ..] => Some(Self::Lz4),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            _ => None,
+        }
+    }
+}
+
+/// Reads an archive front to back.
+pub struct Input {
+    reader: Reader,
+    name: String,
+    /// Bytes read while looking for an outer compression.
+    head: Vec<u8>,
+    /// An error that waits until the bytes read before it are delivered.
+    failed: Option<Error>,
+    pool: BufPool,
+    cancel: Cancel,
+    monitor: Arc<dyn Monitor>,
+}
+
+enum Reader {
+    Plain {
+        file: File,
+        /// Reading may block for long: a pipe, a socket.
+        waits: bool,
+    },
+    Outer(OuterReader),
+}
+
+/// Takes the outer compression off. The decoder is asynchronous; this thread is the only one that waits for it.
+struct OuterReader {
+    decoder: Box<dyn AsyncRead + Send + Unpin>,
+    raw: Arc<RawState>,
+    /// Only gone while it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for OuterReader {
+    fn drop(&mut self) {
+        // A read of a pipe that nobody writes to may be under way; an ordinary shutdown would wait for it.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Input {
+    /// Opens `source`, or standard input when it is `None` or `-`, and looks at its first bytes.
+    pub fn open(
+        source: Option<&Path>,
+        pool: BufPool,
+        cancel: &Cancel,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<Self> {
+        let (file, name) = match source.filter(|p| p.as_os_str() != "-") {
+            Some(path) => (File::open(path)?, format!("{path:?}")),
+            None => {
+                let stdin = rustix::stdio::stdin();
+                if rustix::termios::isatty(stdin) {
+                    return Err(Error::new(
+                        Kind::Usage,
+                        "refusing to read an archive from a terminal",
+                    )
+                    .hint("redirect standard input, or name the archive"));
+                }
+                let fd = rustix::io::fcntl_dupfd_cloexec(stdin, 3)
+                    .map_err(|e| Error::io("duplicate", "(standard input)", e))?;
+                (
+                    File::from_fd(fd, "(standard input)"),
+                    "(standard input)".to_owned(),
+                )
+            }
+        };
+        enlarge_pipe(file.as_fd());
+        file.advise_sequential();
+        let stat = file.stat()?;
+        let waits = stat.mode & 0o170_000 != 0o100_000;
+        if !waits {
+            Counters::set(&monitor.counters().total_bytes, stat.size);
+        }
+        let mut head = vec![0; MAGIC_LEN];
+        let mut have = 0;
+        while have < head.len() {
+            match read_file(&file, waits, &mut head[have..])? {
+                Some(0) => break,
+                Some(n) => have += n,
+                None => cancel.check()?,
+            }
+        }
+        head.truncate(have);
+        let (reader, head) = match Outer::sniff(&head) {
+            None => (Reader::Plain { file, waits }, head),
+            Some(outer) => {
+                // How much it will be is written nowhere.
+                Counters::set(&monitor.counters().total_bytes, 0);
+                let reader = OuterReader::new(outer, file, head)?;
+                (Reader::Outer(reader), Vec::new())
+            }
+        };
+        Ok(Self {
+            reader,
+            name,
+            head,
+            failed: None,
+            pool,
+            cancel: cancel.clone(),
+            monitor,
+        })
+    }
+
+    /// What to call this input in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next bytes, empty at the end; `None` once `stop` is set. Fills a whole buffer unless the input ends.
+    pub fn next_unless(&mut self, stop: &AtomicBool) -> Result<Option<Bytes>> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let mut buf = self.pool.get(&self.cancel)?;
+        // Looking for an outer compression has read a few bytes ahead.
+        let mut have = self.head.len();
+        if let Some(begin) = buf.get_mut(..have) {
+            begin.copy_from_slice(&std::mem::take(&mut self.head));
+        }
+        Counters::add(&self.monitor.counters().read_bytes, have as u64);
+        while have < buf.len() {
+            self.cancel.check()?;
+            if stop.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            let free = buf.get_mut(have..).unwrap_or_default();
+            let read = match &mut self.reader {
+                Reader::Plain { file, waits } => read_file(file, *waits, free),
+                Reader::Outer(outer) => outer.read(free).map_err(|e| e.path(&self.name)),
+            };
+            match read {
+                Ok(Some(0)) => break,
+                Ok(Some(n)) => {
+                    have += n;
+                    Counters::add(&self.monitor.counters().read_bytes, n as u64);
+                }
+                Ok(None) => {}
+                Err(error) if have == 0 => return Err(error),
+                // What came before it may complete a file.
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok(Some(buf.freeze(have)))
+    }
+}
+
+/// What became of the bytes that an outer decoder reads.
+#[derive(Debug, Default)]
+struct RawState {
+    /// The decoder asked for more and there was none.
+    ended: AtomicBool,
+    failed: AtomicBool,
+}
+
+/// Passes bytes on and notes how they end.
+struct Raw<R> {
+    inner: R,
+    state: Arc<RawState>,
+}
+
+impl<R: AsyncBufRead + Unpin> AsyncRead for Raw<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let bytes = std::task::ready!(self.as_mut().poll_fill_buf(context))?;
+        let n = bytes.len().min(buf.remaining());
+        buf.put_slice(bytes.get(..n).unwrap_or_default());
+        self.consume(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<R: AsyncBufRead + Unpin> AsyncBufRead for Raw<R> {
+    fn poll_fill_buf(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<std::io::Result<&[u8]>> {
+        let Self { inner, state } = self.get_mut();
+        let filled = Pin::new(inner).poll_fill_buf(context);
+        match &filled {
+            Poll::Ready(Ok([])) => state.ended.store(true, Ordering::Release),
+            Poll::Ready(Err(_)) => state.failed.store(true, Ordering::Release),
+            Poll::Ready(Ok(_)) | Poll::Pending => {}
+        }
+        filled
+    }
+
+    fn consume(mut self: Pin<&mut Self>, n: usize) {
+        Pin::new(&mut self.inner).consume(n);
+    }
+}
+
+/// Reads what there is; `None` when a pipe has had nothing for a while, so that the caller can look around.
+fn read_file(file: &File, waits: bool, buf: &mut [u8]) -> Result<Option<usize>> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    if waits {
+        let mut fds = [PollFd::new(file, PollFlags::IN)];
+        let time = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()),
+        };
+        // Data, end or error: read tells which. Things that cannot be polled are simply read.
+        if let Ok(0) | Err(rustix::io::Errno::INTR) = poll(&mut fds, Some(&time)) {
+            return Ok(None);
+        }
+    }
+    file.read(buf).map(Some)
+}
+
+impl OuterReader {
+    fn read(&mut self, buf: &mut [u8]) -> Result<Option<usize>> {
+        let Some(runtime) = &self.runtime else {
+            return Ok(Some(0));
+        };
+        let decoder = &mut self.decoder;
+        let read = runtime
+            .block_on(async { tokio::time::timeout(POLL_INTERVAL, decoder.read(buf)).await });
+        match read {
+            Err(_elapsed) => Ok(None),
+            Ok(Ok(n)) => Ok(Some(n)),
+            Ok(Err(e)) => {
+                // The decoders have no one error for an early end.
+                let ended = self.raw.ended.load(Ordering::Acquire);
+                let kind = match e.kind() {
+                    _ if self.raw.failed.load(Ordering::Acquire) => Kind::Failed,
+                    std::io::ErrorKind::UnexpectedEof => Kind::Incomplete,
+                    _ if ended => Kind::Incomplete,
+                    _ => Kind::Checksum,
+                };
+                let what = match kind {
+                    Kind::Failed => "cannot read",
+                    Kind::Incomplete => "cannot decompress to the end: the input is cut off:",
+                    _ => "cannot decompress",
+                };
+                Err(Error::new(kind, what).source(e))
+            }
+        }
+    }
+
+    fn new(outer: Outer, file: File, head: Vec<u8>) -> Result<Self> {
+        let failed = |e: std::io::Error| Error::io("read", "(the archive)", e);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(failed)?;
+        let file = tokio::fs::File::from_std(file.into_std());
+        let source = std::io::Cursor::new(head).chain(file);
+        let raw = Arc::new(RawState::default());
+        let source = Raw {
+            inner: BufReader::with_capacity(OUTER_READ_LEN, source),
+            state: Arc::clone(&raw),
+        };
+        // Each of them may be a concatenation: `cat a.gz b.gz` is a legal gzip file, and pzstd and pigz write such.
+        macro_rules! many {
+            ($decoder:ident) => {{
+                let mut decoder = $decoder::new(source);
+                decoder.multiple_members(true);
+                Box::new(decoder)
+            }};
+        }
+        let decoder: Box<dyn AsyncRead + Send + Unpin> = match outer {
+            Outer::Gzip => many!(GzipDecoder),
+            Outer::Zstd => many!(ZstdDecoder),
+            Outer::Lz4 => many!(Lz4Decoder),
+            Outer::Xz => many!(XzDecoder),
+        };
+        Ok(Self {
+            decoder,
+            raw,
+            runtime: Some(runtime),
+        })
+    }
+}

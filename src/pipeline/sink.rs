@@ -1,0 +1,90 @@
+//! The two traits of the house: where file events go.
+
+use bytes::Bytes;
+
+use crate::base::error::Result;
+use crate::xbstream::{ArchivePath, RemovePattern};
+
+/// What is known about a file when it is opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// The file may already be there from earlier in the same stream and is to be replaced (MariaDB's rewrite flag).
+    pub rewrite: bool,
+}
+
+/// Takes whole files. Called from many threads at once, each with files of its own.
+pub trait Sink: Sync {
+    /// Begins a file. Fails when the name is taken or cannot be created.
+    fn open<'s>(
+        &'s self,
+        path: &ArchivePath,
+        attributes: Attributes,
+    ) -> Result<Box<dyn FileSink + 's>>;
+
+    /// An empty directory. Directories with files in them are implied by their files.
+    fn directory(&self, path: &ArchivePath) -> Result<()>;
+
+    /// A closed file has a new name (MariaDB's `R` chunk). A missing file is no error: the reference readers ignore it.
+    fn rename(&self, from: &ArchivePath, to: &ArchivePath) -> Result<()>;
+
+    /// A file that was closed has turned out to be wrong: it must not keep the name of a whole one.
+    fn distrust(&self, _path: &ArchivePath) -> Result<()> {
+        Ok(())
+    }
+
+    /// Closed files are gone (MariaDB's `D` chunk). Missing ones are no error.
+    fn remove(&self, pattern: &RemovePattern) -> Result<()>;
+}
+
+/// Takes one file. Dropped without [`FileSink::close`], the file stays visibly incomplete.
+pub trait FileSink: Send {
+    /// Content at `offset`. Offsets ascend, except after MariaDB's seek chunk, which only a directory can follow.
+    fn data(&mut self, offset: u64, data: Bytes) -> Result<()>;
+
+    /// `len` zero bytes at `offset` that need no room.
+    fn hole(&mut self, offset: u64, len: u64) -> Result<()>;
+
+    /// Lets go of pooled buffers that are held back for larger units. Called by whoever is short of buffers.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The file is whole.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// Takes everything and keeps nothing: the sink of `verify`.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct NullSink;
+
+impl Sink for NullSink {
+    fn open<'s>(&'s self, _: &ArchivePath, _: Attributes) -> Result<Box<dyn FileSink + 's>> {
+        Ok(Box::new(Self))
+    }
+
+    fn directory(&self, _: &ArchivePath) -> Result<()> {
+        Ok(())
+    }
+
+    fn rename(&self, _: &ArchivePath, _: &ArchivePath) -> Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, _: &RemovePattern) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl FileSink for NullSink {
+    fn data(&mut self, _: u64, _: Bytes) -> Result<()> {
+        Ok(())
+    }
+
+    fn hole(&mut self, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+# Installs from Debian's packages what the build, the tests and the demonstration need and this machine lacks.
+# To be sourced by a bash script that runs in the repository: `. tests/setup.sh`. Silent when nothing is missing.
+
+xbpipe_missing_packages() {
+    local pair
+    # Debian keeps servers where a user's PATH may not lead.
+    local PATH="$PATH:/usr/sbin:/usr/local/sbin"
+    for pair in cc:build-essential pkg-config:pkg-config mariadbd:mariadb-server \
+        mariadb-install-db:mariadb-server mariadb:mariadb-client mariadb-backup:mariadb-backup \
+        mbstream:mariadb-backup zstd:zstd lz4:lz4 xz:xz-utils pv:pv openssl:openssl; do
+        command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
+    done | sort -u
+}
+
+xbpipe_setup() {
+    if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+        PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+    fi
+    if ! command -v cargo >/dev/null; then
+        echo "setup: cargo is not in PATH: install a Rust toolchain (https://rustup.rs), version 1.88 or later" >&2
+        return 1
+    fi
+    local packages as_root=() policy=/usr/sbin/policy-rc.d made_policy=no status=0
+    packages=$(xbpipe_missing_packages | tr '\n' ' ')
+    [ -z "$packages" ] && return 0
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: missing, and there is no apt-get to install it: $packages" >&2
+        return 1
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        if ! command -v sudo >/dev/null; then
+            echo "setup: missing: $packages- run this as root, or: apt-get install $packages" >&2
+            return 1
+        fi
+        as_root=(sudo)
+    fi
+    echo "setup: installing with apt-get: $packages" >&2
+    # A package with a server starts it unless the policy says no. An existing policy is the administrator's.
+    if [ ! -e "$policy" ]; then
+        made_policy=yes
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod 755 "$policy"
+    fi
+    # shellcheck disable=SC2086 # a list of words
+    {
+        "${as_root[@]}" apt-get update -q &&
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+                apt-get install -q -y --no-install-recommends $packages
+    } >&2 </dev/null || status=$?
+    if [ "$made_policy" = yes ]; then
+        "${as_root[@]}" rm -f "$policy"
+    fi
+    if [ "$status" != 0 ]; then
+        echo "setup: apt-get failed ($status); needed are: $packages" >&2
+        return "$status"
+    fi
+    case " $packages" in
+    *" mariadb-server "*)
+        echo "setup: MariaDB is installed and was not started; 'systemctl disable mariadb' keeps it so after a reboot" >&2
+        ;;
+    esac
+    packages=$(xbpipe_missing_packages | tr '\n' ' ')
+    if [ -n "$packages" ]; then
+        echo "setup: still missing after installation: $packages" >&2
+        return 1
+    fi
+}
+
+xbpipe_setup

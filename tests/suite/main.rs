@@ -1,0 +1,58 @@
+//! The one integration test binary; each area is a module.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests read the repository, and fail where they stand"
+)]
+
+#[path = "../support/backup.rs"]
+mod backup_support;
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/compare.rs"]
+mod compare;
+#[path = "../support/ddl.rs"]
+mod ddl;
+#[path = "../support/job.rs"]
+mod job;
+#[path = "../support/raw_backup.rs"]
+mod raw_backup;
+#[path = "../support/replica.rs"]
+mod replica;
+#[path = "../support/server.rs"]
+mod server;
+#[path = "../support/server_session.rs"]
+mod server_session_support;
+mod tool;
+mod vec_file;
+#[path = "../support/workload.rs"]
+mod workload;
+
+mod archive_damage;
+mod archive_hostile;
+mod archive_interop;
+mod archive_limits;
+mod archive_roundtrip;
+mod backup_ddl;
+mod backup_failures;
+mod backup_layouts;
+mod backup_load;
+mod cli_contract;
+mod fuzzed;
+mod innodb_pages_real;
+mod innodb_prepare_real;
+mod innodb_real;
+mod main_job;
+mod option_files;
+mod prepare_kills;
+mod prepare_real;
+mod prepare_refusals;
+mod restore_real;
+mod server_locks;
+mod server_session;
+mod server_tls;
+mod spec;
+mod tidy;
+mod vectors;
+mod xbstream_props;

@@ -1,0 +1,238 @@
+//! TLS over loopback TCP with certificates made on the spot.
+
+use std::path::{Path, PathBuf};
+
+use xbpipe::base::cancel::Cancel;
+use xbpipe::base::error::{Kind, Result};
+use xbpipe::base::fsx;
+use xbpipe::server::connect::{Endpoint, Tls, TlsMode};
+use xbpipe::server::session::{Server, Session};
+
+use crate::server_session_support::{TestServer, free_port, options, run};
+
+fn path(dir: &Path, name: &str) -> String {
+    dir.join(name).to_str().unwrap().to_owned()
+}
+
+fn new_key(dir: &Path, name: &str) -> String {
+    let key = path(dir, name);
+    run(
+        "openssl",
+        &[
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+            &key,
+        ],
+    );
+    key
+}
+
+/// A certificate authority: NAME.pem and NAME.key.
+fn authority(dir: &Path, name: &str) -> PathBuf {
+    let (cert, key) = (format!("{name}.pem"), new_key(dir, &format!("{name}.key")));
+    run(
+        "openssl",
+        &[
+            "req",
+            "-x509",
+            "-new",
+            "-key",
+            &key,
+            "-subj",
+            &format!("/CN={name}"),
+            "-days",
+            "3",
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+            "-out",
+            &path(dir, &cert),
+        ],
+    );
+    dir.join(cert)
+}
+
+/// A certificate for `name`, signed by the authority `ca`: WHO.pem and WHO.key. Without a name it
+/// has no extensions at all and thus is of version 1.
+fn certificate(dir: &Path, who: &str, ca: &str, name: &str) {
+    let key = new_key(dir, &format!("{who}.key"));
+    let request = path(dir, "request");
+    run(
+        "openssl",
+        &[
+            "req",
+            "-new",
+            "-key",
+            &key,
+            "-subj",
+            &format!("/CN={who}"),
+            "-out",
+            &request,
+        ],
+    );
+    let extensions = dir.join("extensions");
+    let extension = if name.is_empty() {
+        String::new()
+    } else {
+        format!("subjectAltName={name}\n")
+    };
+    fsx::write_small(&extensions, extension.as_bytes()).unwrap();
+    run(
+        "openssl",
+        &[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &path(dir, &format!("{ca}.pem")),
+            "-CAkey",
+            &path(dir, &format!("{ca}.key")),
+            "-CAcreateserial",
+            "-days",
+            "3",
+            "-extfile",
+            extensions.to_str().unwrap(),
+            "-out",
+            &path(dir, &format!("{who}.pem")),
+        ],
+    );
+}
+
+fn connect(host: &str, port: u16, user: &str, tls: Tls) -> Result<Session> {
+    let mut options = options(Endpoint::Tcp(host.to_owned(), port), user, Some("pw"));
+    options.tls = tls;
+    Server::new(options, Cancel::new()).connect()
+}
+
+fn tls(mode: TlsMode, ca: Option<&Path>, verify_name: bool) -> Tls {
+    Tls {
+        mode,
+        ca: ca.map(Path::to_path_buf),
+        identity: None,
+        verify_name,
+    }
+}
+
+fn create_users(server: &TestServer) {
+    // REQUIRE lets the server itself testify that TLS is used.
+    server.sql(
+        "CREATE USER plain@'127.0.0.1' IDENTIFIED BY 'pw'; \
+         CREATE USER secure@'127.0.0.1' IDENTIFIED BY 'pw' REQUIRE SSL; \
+         CREATE USER known@'127.0.0.1' IDENTIFIED BY 'pw' REQUIRE X509",
+    );
+}
+
+#[test]
+fn certificates_are_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (good, bad) = (authority(dir, "good"), authority(dir, "bad"));
+    certificate(dir, "server", "good", "IP:127.0.0.1");
+    certificate(dir, "client", "good", "DNS:client");
+    let port = free_port();
+    let server = TestServer::start_tcp(
+        Some(port),
+        &[
+            &format!("--ssl-ca={}", good.display()),
+            &format!("--ssl-cert={}", path(dir, "server.pem")),
+            &format!("--ssl-key={}", path(dir, "server.key")),
+        ],
+    );
+    create_users(&server);
+    let host = "127.0.0.1";
+    let required = |ca, verify| tls(TlsMode::Required, ca, verify);
+
+    connect(host, port, "secure", required(Some(&good), true))
+        .unwrap()
+        .identify()
+        .unwrap();
+    connect(host, port, "secure", required(Some(&good), false)).unwrap();
+    connect(host, port, "secure", required(None, false)).unwrap();
+    connect(host, port, "secure", tls(TlsMode::Preferred, None, false)).unwrap();
+    connect(host, port, "plain", tls(TlsMode::Off, None, false)).unwrap();
+
+    let error = connect(host, port, "secure", tls(TlsMode::Off, None, false)).unwrap_err();
+    assert!(error.to_string().contains("Access denied"), "{error}");
+    server.sql("SET GLOBAL require_secure_transport=1");
+    let error = connect(host, port, "plain", tls(TlsMode::Off, None, false)).unwrap_err();
+    assert!(
+        error.hint_text().unwrap().contains("requires TLS"),
+        "{error}"
+    );
+    server.sql("SET GLOBAL require_secure_transport=0");
+
+    // A foreign authority, with and without the name; nobody's authority; a name the certificate
+    // lacks.
+    for (host, ca, verify) in [
+        (host, Some(&*bad), false),
+        (host, Some(&*bad), true),
+        (host, None, true),
+        ("localhost", Some(&*good), true),
+    ] {
+        let error = connect(host, port, "plain", required(ca, verify)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Server);
+        assert!(
+            error.to_string().starts_with("no trusted TLS connection"),
+            "{error}"
+        );
+        assert!(error.hint_text().unwrap().contains("--ssl-ca"), "{error}");
+    }
+    connect("localhost", port, "plain", required(Some(&good), false)).unwrap();
+
+    // Our own certificate.
+    let mut identity = required(Some(&good), true);
+    connect(host, port, "known", identity.clone()).unwrap_err();
+    identity.identity = Some((dir.join("client.pem"), dir.join("client.key")));
+    connect(host, port, "known", identity.clone()).unwrap();
+    identity.identity = Some((dir.join("client.pem"), dir.join("missing.key")));
+    let error = connect(host, port, "known", identity).unwrap_err();
+    assert!(error.file().unwrap().ends_with("missing.key"), "{error}");
+
+    // Without verifying the name, one of many hosts will do, and one of another authority still
+    // will not.
+    certificate(dir, "server", "good", "DNS:*.example.test");
+    server.sql("FLUSH SSL");
+    connect(host, port, "secure", required(Some(&good), false)).unwrap();
+    connect(host, port, "secure", required(Some(&good), true)).unwrap_err();
+    certificate(dir, "server", "bad", "DNS:*.example.test");
+    server.sql("FLUSH SSL");
+    connect(host, port, "secure", required(Some(&good), false)).unwrap_err();
+    connect(host, port, "secure", required(None, false)).unwrap();
+
+    // A certificate of X.509 version 1 is no obstacle while TLS is a wish only.
+    certificate(dir, "server", "good", "");
+    server.sql("FLUSH SSL");
+    connect(host, port, "plain", tls(TlsMode::Preferred, None, false)).unwrap();
+    let error = connect(host, port, "plain", required(None, false)).unwrap_err();
+    assert!(
+        error.to_string().starts_with("no trusted TLS connection"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_server_without_tls() {
+    let port = free_port();
+    let server = TestServer::start_tcp(Some(port), &["--skip-ssl"]);
+    create_users(&server);
+    connect(
+        "127.0.0.1",
+        port,
+        "plain",
+        tls(TlsMode::Preferred, None, false),
+    )
+    .unwrap();
+    let error = connect(
+        "127.0.0.1",
+        port,
+        "plain",
+        tls(TlsMode::Required, None, false),
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("offers no TLS"), "{error}");
+    assert!(error.hint_text().unwrap().contains("--skip-ssl"), "{error}");
+}
