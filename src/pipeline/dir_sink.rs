@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::fsx::{Dir, File};
+use crate::base::fsx::Dir;
 use crate::base::monitor::{Counters, Monitor};
-use crate::pipeline::budget::ZEROS;
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
+use crate::pipeline::sparse::SparseFile;
 use crate::xbstream::{ArchivePath, RemovePattern};
 
 /// Suffix of a file that is not whole yet. A name that stays so was never verified.
@@ -23,12 +23,6 @@ const SMALL_LEN_MAX: usize = 32 << 10;
 /// Bound of all content kept that way; beyond it files go to disk at once. Many members open at a time is what only a hostile
 /// archive has.
 const SMALL_TOTAL_MAX: usize = 8 << 20;
-
-/// Zero runs shorter than this are written: holes cost the file system an extent each.
-const HOLE_LEN_MIN: usize = 64 << 10;
-
-/// Unit in which zeros are looked for; the block size of every common file system.
-const BLOCK_LEN: usize = 4 << 10;
 
 /// Permission bits of created files before the umask: what the server's own files have.
 const FILE_MODE: u32 = 0o640;
@@ -71,6 +65,10 @@ impl DirSink {
     #[must_use]
     pub fn dir(&self) -> &Dir {
         &self.dir
+    }
+
+    fn count(&self, written: u64) {
+        Counters::add(&self.monitor.counters().written_bytes, written);
     }
 
     /// An archive may rearrange what it has written, but not what was there before it came.
@@ -124,7 +122,6 @@ impl Sink for DirSink {
             replace,
             small: Small::new(&self.small_total),
             large: None,
-            end: 0,
         }))
     }
 
@@ -176,8 +173,6 @@ struct DirFile<'s> {
     /// Content so far while the file is small and contiguous.
     small: Small<'s>,
     large: Option<Large>,
-    /// Highest offset seen: the length of the file.
-    end: u64,
 }
 
 /// The first bytes of a file, counted in the sink's total.
@@ -221,22 +216,8 @@ impl Drop for Small<'_> {
 }
 
 struct Large {
-    file: File,
+    file: SparseFile,
     partial: PathBuf,
-    /// Length on disk; less than `DirFile::end` while the tail is a hole.
-    written_end: u64,
-}
-
-impl Large {
-    fn put(&mut self, bytes: &[u8], offset: u64, sink: &DirSink) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.file.write_all_at(bytes, offset)?;
-        self.written_end = self.written_end.max(offset + bytes.len() as u64);
-        Counters::add(&sink.monitor.counters().written_bytes, bytes.len() as u64);
-        Ok(())
-    }
 }
 
 impl DirFile<'_> {
@@ -253,62 +234,31 @@ impl DirFile<'_> {
                 dir.remove_file(&partial)?;
             }
             let file = dir.create_file(&partial, FILE_MODE)?;
-            self.large = Some(Large {
-                file,
-                partial,
-                written_end: 0,
-            });
+            let mut file = SparseFile::new(file);
             let small = self.small.take();
-            self.write(&small, 0)?;
+            self.sink.count(file.data(&small, 0)?);
+            self.large = Some(Large { file, partial });
         }
         self.large
             .as_mut()
             .ok_or_else(|| Error::new(Kind::Failed, "file is not open"))
-    }
-
-    /// Writes what is not a long run of zeros.
-    fn write(&mut self, data: &[u8], offset: u64) -> Result<()> {
-        let sink = self.sink;
-        let large = self.large()?;
-        // A patch (MariaDB's seek) may write zeros over data: they are taken literally.
-        let literal = usize::try_from(large.written_end.saturating_sub(offset))
-            .unwrap_or(usize::MAX)
-            .min(data.len());
-        let (patch, rest) = data.split_at(literal);
-        let border = offset + literal as u64;
-        large.put(patch, offset, sink)?;
-        for run in data_runs(rest, border) {
-            let at = border + run.start as u64;
-            large.put(rest.get(run).unwrap_or_default(), at, sink)?;
-        }
-        Ok(())
     }
 }
 
 impl FileSink for DirFile<'_> {
     fn data(&mut self, offset: u64, data: Bytes) -> Result<()> {
         let contiguous = offset == self.small.bytes.len() as u64 && self.large.is_none();
-        self.end = self.end.max(offset + data.len() as u64);
         if contiguous && self.small.push(&data) {
             return Ok(());
         }
-        self.write(&data, offset)
+        let sink = self.sink;
+        sink.count(self.large()?.file.data(&data, offset)?);
+        Ok(())
     }
 
-    fn hole(&mut self, mut offset: u64, len: u64) -> Result<()> {
-        let end = offset + len;
-        self.end = self.end.max(end);
+    fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
         let sink = self.sink;
-        let large = self.large()?;
-        // Over what is there already, zeros must be written.
-        let covered = end.min(large.written_end);
-        while offset < covered {
-            let n = usize::try_from(covered - offset)
-                .unwrap_or(usize::MAX)
-                .min(ZEROS.len());
-            large.put(ZEROS.get(..n).unwrap_or_default(), offset, sink)?;
-            offset += n as u64;
-        }
+        sink.count(self.large()?.file.hole(offset, len)?);
         Ok(())
     }
 
@@ -318,22 +268,17 @@ impl FileSink for DirFile<'_> {
             // The old file stays until the new one is whole.
             self.large()?;
         }
-        let Some(large) = &self.large else {
+        let Some(large) = self.large else {
             let file = dir.create_file(&self.name, FILE_MODE)?;
             let written = file.write_all_at(&self.small.bytes, 0);
             if written.is_err() {
                 // Under its final name nothing may be less than whole.
                 dir.remove_file(&self.name)?;
             }
-            Counters::add(
-                &self.sink.monitor.counters().written_bytes,
-                self.small.bytes.len() as u64,
-            );
+            self.sink.count(self.small.bytes.len() as u64);
             return written;
         };
-        if large.written_end < self.end {
-            large.file.set_len(self.end)?;
-        }
+        self.sink.count(large.file.finish()?);
         dir.rename(&large.partial, &self.name, self.replace)
     }
 }
@@ -359,80 +304,9 @@ pub(crate) fn partial_name(name: &Path) -> PathBuf {
     name.with_file_name(std::ffi::OsString::from_vec(partial))
 }
 
-/// Ranges of `data` to write: everything but zero runs of at least [`HOLE_LEN_MIN`] bytes in whole file blocks. Where such a run
-/// reaches an end of `data`, which cuts blocks anywhere, it takes the part of a block there with it.
-fn data_runs(data: &[u8], offset: u64) -> Vec<std::ops::Range<usize>> {
-    let mut runs = Vec::with_capacity(1);
-    // First block border at or after `offset`.
-    let to_border = usize::try_from(offset.next_multiple_of(BLOCK_LEN as u64) - offset)
-        .unwrap_or(data.len())
-        .min(data.len());
-    let (mut begin, mut at) = (0, to_border);
-    while let Some(block) = data.get(at..at + BLOCK_LEN) {
-        if !is_zero(block) {
-            at += BLOCK_LEN;
-            continue;
-        }
-        let zeros = data
-            .get(at..)
-            .unwrap_or_default()
-            .chunks_exact(BLOCK_LEN)
-            .take_while(|b| is_zero(b))
-            .count()
-            * BLOCK_LEN;
-        let after = at + zeros;
-        if zeros >= HOLE_LEN_MIN {
-            let before = data.get(begin..at).unwrap_or_default();
-            if at > begin && !(begin == 0 && at == to_border && is_zero(before)) {
-                runs.push(begin..at);
-            }
-            let tail = data.get(after..).unwrap_or_default();
-            begin = if tail.len() < BLOCK_LEN && is_zero(tail) {
-                data.len()
-            } else {
-                after
-            };
-        }
-        at = after;
-    }
-    if begin < data.len() {
-        runs.push(begin..data.len());
-    }
-    runs
-}
-
-/// Looks at the first word before the rest: nearly every block that is not zero shows it there.
-fn is_zero(block: &[u8]) -> bool {
-    let (head, rest) = block.split_at(block.len().min(16));
-    head.iter().all(|b| *b == 0)
-        && rest
-            .chunks(512)
-            .all(|c| c.iter().fold(0, |sum, b| sum | b) == 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_zero_runs_in_whole_blocks_are_left_out() {
-        let mut data = vec![1; 300 << 10];
-        data[10_000..200_000].fill(0);
-        assert_eq!(data_runs(&data, 0), vec![0..12_288, 196_608..300 << 10]);
-        assert_eq!(data_runs(&data, 4096), vec![0..12_288, 196_608..300 << 10]);
-        assert_eq!(data_runs(&data, 100), vec![0..12_188, 196_508..300 << 10]);
-        data[100_000] = 1;
-        let runs = data_runs(&data, 0);
-        assert_eq!(runs.first(), Some(&(0..12_288)));
-        let covered: usize = runs.iter().map(ExactSizeIterator::len).sum();
-        assert!(covered < data.len());
-        assert_eq!(
-            data_runs(&vec![0; 128 << 10], 0),
-            Vec::<std::ops::Range<usize>>::new()
-        );
-        assert!(data_runs(&vec![0; 128 << 10], 100).is_empty());
-        assert_eq!(data_runs(&vec![0; 60 << 10], 0), vec![0..60 << 10]);
-    }
 
     #[test]
     fn partial_names_stay_within_the_limit_and_apart() {

@@ -15,5 +15,6 @@ pub mod output;
 mod queue;
 pub mod select;
 pub mod sink;
+mod sparse;
 pub mod tree;
 pub mod workers;

@@ -1,0 +1,259 @@
+//! A file that gets its content in pieces and keeps long runs of zeros as holes, wherever the pieces are cut.
+
+use std::ops::Range;
+
+use crate::base::error::Result;
+use crate::base::fsx::File;
+use crate::pipeline::budget::ZEROS;
+
+/// Zero runs shorter than this are written: holes cost the file system an extent each.
+const HOLE_LEN_MIN: u64 = 64 << 10;
+
+/// Unit in which zeros are looked for; the block size of every common file system.
+const BLOCK_LEN: usize = 4 << 10;
+
+/// Writes content at ascending offsets, and patches of what is there already. Every call returns the bytes it has written.
+pub(super) struct SparseFile {
+    file: File,
+    /// Highest offset given: the length of the content.
+    end: u64,
+    /// Zeros that were given last and are not written yet: whether they become a hole depends on what follows.
+    zeros: Range<u64>,
+    /// Length of the file on disk.
+    written_end: u64,
+}
+
+impl SparseFile {
+    /// Begins with an empty file.
+    pub(super) fn new(file: File) -> Self {
+        Self {
+            file,
+            end: 0,
+            zeros: 0..0,
+            written_end: 0,
+        }
+    }
+
+    /// Content at `offset`.
+    pub(super) fn data(&mut self, data: &[u8], offset: u64) -> Result<u64> {
+        // A patch (MariaDB's seek) may write zeros over data: they are taken literally.
+        let literal = usize::try_from(self.written_end.saturating_sub(offset))
+            .unwrap_or(usize::MAX)
+            .min(data.len());
+        let (patch, rest) = data.split_at(literal);
+        let begin = offset + literal as u64;
+        let mut written = self.put(patch, offset)?;
+        if begin != self.zeros.end && !rest.is_empty() {
+            written += self.settle()?;
+        }
+        for run in runs(rest, begin) {
+            match run {
+                Run::Zeros(range) => {
+                    if self.zeros.is_empty() {
+                        self.zeros.start = begin + range.start as u64;
+                    }
+                    self.zeros.end = begin + range.end as u64;
+                }
+                Run::Data(range) => {
+                    written += self.settle()?;
+                    let at = begin + range.start as u64;
+                    written += self.put(rest.get(range).unwrap_or_default(), at)?;
+                }
+            }
+        }
+        self.end = self.end.max(offset + data.len() as u64);
+        Ok(written)
+    }
+
+    /// `len` zeros at `offset` that are to take no room, however few they are.
+    pub(super) fn hole(&mut self, mut offset: u64, len: u64) -> Result<u64> {
+        let hole_end = offset + len;
+        let mut written = self.settle()?;
+        // Over what is there already, zeros must be written.
+        let covered = hole_end.min(self.written_end);
+        while offset < covered {
+            let n = (covered - offset).min(ZEROS.len() as u64);
+            written += self.put_zeros(n, offset)?;
+            offset += n;
+        }
+        self.end = self.end.max(hole_end);
+        Ok(written)
+    }
+
+    /// The content is complete: gives the file its length.
+    pub(super) fn finish(mut self) -> Result<u64> {
+        let written = self.settle()?;
+        if self.written_end < self.end {
+            self.file.set_len(self.end)?;
+        }
+        Ok(written)
+    }
+
+    /// Decides about the zeros that wait.
+    fn settle(&mut self) -> Result<u64> {
+        let zeros = std::mem::take(&mut self.zeros);
+        match zeros.end - zeros.start {
+            HOLE_LEN_MIN.. => Ok(0),
+            len => self.put_zeros(len, zeros.start),
+        }
+    }
+
+    fn put_zeros(&mut self, len: u64, offset: u64) -> Result<u64> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        self.put(ZEROS.get(..len).unwrap_or(&ZEROS), offset)
+    }
+
+    fn put(&mut self, bytes: &[u8], offset: u64) -> Result<u64> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        self.file.write_all_at(bytes, offset)?;
+        self.written_end = self.written_end.max(offset + bytes.len() as u64);
+        Ok(bytes.len() as u64)
+    }
+}
+
+/// A part of a piece. Those of one piece follow each other and cover it.
+#[derive(Debug, PartialEq, Eq)]
+enum Run {
+    /// Zeros, at an end of the piece or enough of them for a hole.
+    Zeros(Range<usize>),
+    /// A range that is to be written; short runs of zeros are part of it.
+    Data(Range<usize>),
+}
+
+/// Takes `data`, which belongs at `offset`, apart. Zeros are looked for in whole file blocks, and in the parts of a block at the
+/// ends of the piece.
+fn runs(data: &[u8], offset: u64) -> Vec<Run> {
+    let mut runs = Vec::with_capacity(1);
+    let to_border = usize::try_from(offset.next_multiple_of(BLOCK_LEN as u64) - offset)
+        .unwrap_or(data.len())
+        .min(data.len());
+    let (head, blocks) = data.split_at(to_border);
+    let pieces = std::iter::once(head)
+        .filter(|head| !head.is_empty())
+        .chain(blocks.chunks(BLOCK_LEN));
+    // Data from `begin`, then zeros from `zeros_begin`, up to `at`.
+    let (mut begin, mut zeros_begin, mut at) = (0, 0, 0);
+    for piece in pieces {
+        if !is_zero(piece) {
+            if zeros_begin < at && (zeros_begin == 0 || (at - zeros_begin) as u64 >= HOLE_LEN_MIN) {
+                if begin < zeros_begin {
+                    runs.push(Run::Data(begin..zeros_begin));
+                }
+                runs.push(Run::Zeros(zeros_begin..at));
+                begin = at;
+            }
+            zeros_begin = at + piece.len();
+        }
+        at += piece.len();
+    }
+    if begin < zeros_begin {
+        runs.push(Run::Data(begin..zeros_begin));
+    }
+    if zeros_begin < at {
+        runs.push(Run::Zeros(zeros_begin..at));
+    }
+    runs
+}
+
+/// Looks at the first word before the rest: nearly every block that is not zero shows it there.
+fn is_zero(block: &[u8]) -> bool {
+    let (head, rest) = block.split_at(block.len().min(16));
+    head.iter().all(|b| *b == 0)
+        && rest
+            .chunks(512)
+            .all(|c| c.iter().fold(0, |sum, b| sum | b) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::fsx::Dir;
+
+    #[test]
+    fn runs_cover_the_piece_and_name_its_long_zeros() {
+        let mut data = vec![1; 300 << 10];
+        data[10_000..200_000].fill(0);
+        let expected = vec![
+            Run::Data(0..12_288),
+            Run::Zeros(12_288..196_608),
+            Run::Data(196_608..300 << 10),
+        ];
+        assert_eq!(runs(&data, 0), expected);
+        assert_eq!(runs(&data, 4096), expected);
+        assert_eq!(runs(&data, 100).first(), Some(&Run::Data(0..12_188)));
+        data[100_000] = 1;
+        assert_eq!(runs(&data, 0).len(), 5);
+        data[150_000] = 1;
+        data[180_000] = 1;
+        assert_eq!(runs(&data, 0).len(), 3);
+        assert_eq!(runs(&[0; 9000], 100), vec![Run::Zeros(0..9000)]);
+        assert_eq!(runs(&[0, 1], 4095), vec![Run::Zeros(0..1), Run::Data(1..2)]);
+    }
+
+    /// Writes `content` in pieces of the given lengths; returns the bytes the file takes on disk.
+    fn write(root: &Path, name: &str, content: &[u8], cuts: &[usize]) -> u64 {
+        let dir = Dir::open(root).unwrap();
+        let mut file = SparseFile::new(dir.create_file(Path::new(name), 0o600).unwrap());
+        let (mut at, mut cuts) = (0, cuts.iter().cycle());
+        while at < content.len() {
+            let n = (*cuts.next().unwrap()).clamp(1, content.len() - at);
+            file.data(&content[at..at + n], at as u64).unwrap();
+            at += n;
+        }
+        file.finish().unwrap();
+        let path = root.join(name);
+        assert!(std::fs::read(&path).unwrap() == content);
+        std::fs::metadata(path).unwrap().blocks() * 512
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn holes_do_not_depend_on_the_cuts(
+            islands in proptest::collection::vec((0usize..1_500_000, 1usize..9000), 0..5),
+            cuts in proptest::collection::vec(1usize..300_000, 1..6),
+            tail in 1usize..200_000,
+        ) {
+            let root = tempfile::tempdir_in("/dev/shm").unwrap();
+            let mut content = vec![0; 1_510_000 + tail];
+            for (at, len) in islands {
+                content[at..at + len].fill(7);
+            }
+            let whole = write(root.path(), "whole", &content, &[content.len()]);
+            let cut = write(root.path(), "cut", &content, &cuts);
+            // A cut in the middle of a run of data may hide a short run of zeros, which is written then.
+            prop_assert!(cut <= whole + cuts.len() as u64 * 8192 + HOLE_LEN_MIN, "{} {}", cut, whole);
+        }
+    }
+
+    #[test]
+    fn patches_are_literal_and_asked_for_holes_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Dir::open(root.path()).unwrap();
+        let mut file = SparseFile::new(dir.create_file(Path::new("f"), 0o600).unwrap());
+        file.data(&[1; 200_000], 0).unwrap();
+        file.data(&[0; 70_000], 200_000).unwrap();
+        file.data(&[0; 100_000], 50_000).unwrap();
+        file.hole(10, 20).unwrap();
+        file.hole(270_000, 16_384).unwrap();
+        file.data(&[2; 5], 286_384).unwrap();
+        file.data(&[0; 9], 286_389).unwrap();
+        file.hole(286_398, 100_000).unwrap();
+        file.data(&[3; 5], 300_000).unwrap();
+        file.finish().unwrap();
+        let mut expected = vec![1; 386_398];
+        for zeros in [10..30, 50_000..150_000, 200_000..286_384, 286_389..386_398] {
+            expected[zeros].fill(0);
+        }
+        expected[286_384..286_389].fill(2);
+        expected[300_000..300_005].fill(3);
+        assert!(std::fs::read(root.path().join("f")).unwrap() == expected);
+    }
+}
