@@ -397,7 +397,11 @@ pub fn extract_sandbox(bytes: &[u8]) {
             source: Some(root.join("archive")),
             memory: ByteCount(MEMORY_MIN),
             parallel: 2,
-            decompress: bytes.len().is_multiple_of(2),
+            decoders: if bytes.len().is_multiple_of(2) {
+                xbpipe::codec::decompressors()
+            } else {
+                Vec::new()
+            },
             keep_going: bytes.len().is_multiple_of(3),
         },
         directory: target,

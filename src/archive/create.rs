@@ -9,14 +9,14 @@ use crate::base::monitor::Counters;
 use crate::base::pool::BufPool;
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
+use crate::codec::{Encoder, Encoders};
 use crate::pipeline::archive_sink::{ArchiveSink, ArchiveSummary};
 use crate::pipeline::budget::Budget;
-use crate::pipeline::compress::{CompressSink, Compression, compressed_name};
 use crate::pipeline::dir_sink::PARTIAL_SUFFIX;
+use crate::pipeline::encode::{encode_through, encoded_name};
 use crate::pipeline::output::{Output, Target};
 use crate::pipeline::sink::Sink;
 use crate::pipeline::tree::{self, Found, TreeOptions, Walk};
-use crate::pipeline::workers::Workers;
 use crate::xbstream::ArchivePath;
 use crate::xbstream::index::INDEX_PATH;
 
@@ -29,8 +29,8 @@ pub struct CreateOptions {
     pub names: Vec<PathBuf>,
     /// Where the archive goes.
     pub target: Target,
-    /// Compression of members.
-    pub compression: Compression,
+    /// What members pass through, in this order.
+    pub encoders: Encoders,
     /// Buffers altogether.
     pub memory: ByteCount,
     /// Lanes.
@@ -42,13 +42,9 @@ pub struct CreateOptions {
 /// Creates an archive.
 pub fn create(options: CreateOptions, run: &Run) -> Result<ArchiveSummary> {
     let monitor = run.monitor.as_ref();
-    let budget = Budget::new(
-        options.memory,
-        options.parallel,
-        options.compression.is_some(),
-    )?;
+    let budget = Budget::encode(options.memory, options.parallel, &options.encoders)?;
     let walk = || Walk::new(&options.directory, &options.names, options.tree);
-    let total = survey(walk()?, options.compression, run)?;
+    let total = survey(walk()?, &options.encoders, run)?;
     Counters::set(&monitor.counters().total_bytes, total);
     let output = Output::open(options.target, &run.cancel, Arc::clone(&run.monitor))?;
     let archive = ArchiveSink::new(output, budget.chunk)?;
@@ -57,33 +53,19 @@ pub fn create(options: CreateOptions, run: &Run) -> Result<ArchiveSummary> {
         let (cancel, monitor) = (&run.cancel, &run.monitor);
         tree::copy_files(walk()?, sink, &pool, budget.lanes, cancel, monitor)
     };
-    match options.compression.level() {
-        None => copy(&archive)?,
-        Some(level) => {
-            let workers = Workers::start(budget.codec_threads)?;
-            let sink = CompressSink::new(
-                &archive,
-                &workers,
-                budget.output_bufs,
-                level,
-                &[],
-                &run.cancel,
-            )?;
-            copy(&sink)?;
-        }
-    }
+    encode_through(&archive, &options.encoders, &budget, &[], &run.cancel, copy)?;
     archive.finish()
 }
 
 /// The first walk: adds sizes up, and finds a name that cannot be stored before the first byte is out.
-fn survey(walk: Walk, compression: Compression, run: &Run) -> Result<u64> {
+fn survey(walk: Walk, encoders: &[Arc<dyn Encoder>], run: &Run) -> Result<u64> {
     let mut total: u64 = 0;
     for item in walk {
         run.cancel.check()?;
         match item? {
             Found::File(path, place) => {
                 total = total.saturating_add(fsx::stat(&place)?.size);
-                check_name(&path, compression).map_err(|e| e.path(&place))?;
+                check_name(&path, encoders).map_err(|e| e.path(&place))?;
             }
             Found::EmptyDir(_) => {}
             Found::LeftOut(place) => {
@@ -96,7 +78,7 @@ fn survey(walk: Walk, compression: Compression, run: &Run) -> Result<u64> {
 }
 
 /// Names that have a meaning for us, and names that become too long.
-fn check_name(path: &ArchivePath, compression: Compression) -> Result<()> {
+fn check_name(path: &ArchivePath, encoders: &[Arc<dyn Encoder>]) -> Result<()> {
     if path.as_bytes() == INDEX_PATH {
         return Err(Error::new(Kind::Failed, "the name is reserved for the archive's own index:")
             .hint("remove or rename the file: it was left by a program that extracted one of our archives"));
@@ -108,8 +90,5 @@ fn check_name(path: &ArchivePath, compression: Compression) -> Result<()> {
         )
         .hint("remove the file: it was left by an extraction that did not complete"));
     }
-    if compression.is_some() {
-        compressed_name(path)?;
-    }
-    Ok(())
+    encoded_name(path, encoders).map(|_| ())
 }

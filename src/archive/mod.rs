@@ -13,8 +13,9 @@ use crate::base::error::Result;
 use crate::base::pool::BufPool;
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
+use crate::codec::Decoders;
 use crate::pipeline::budget::Budget;
-use crate::pipeline::decompress::DecompressSink;
+use crate::pipeline::decode::DecodeSink;
 use crate::pipeline::demux::{self, DemuxOptions, Outcome};
 use crate::pipeline::input::Input;
 use crate::pipeline::sink::Sink;
@@ -29,8 +30,8 @@ pub struct ReadOptions {
     pub memory: ByteCount,
     /// Lanes.
     pub parallel: usize,
-    /// Take the compression off members.
-    pub decompress: bool,
+    /// What is taken off members by their suffixes.
+    pub decoders: Decoders,
     /// Go on after a damaged file.
     pub keep_going: bool,
 }
@@ -58,7 +59,7 @@ pub struct Examined {
 
 /// Sends every member of an archive to `sink`. Fails only for reasons outside the archive.
 pub(crate) fn examine(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Result<Examined> {
-    let budget = Budget::new(options.memory, options.parallel, options.decompress)?;
+    let budget = Budget::decode(options.memory, options.parallel, &options.decoders)?;
     let read_ahead = (budget.input_bufs * budget.input_buf_len).min(READ_AHEAD_LEN_MAX);
     let pool = BufPool::new(read_ahead / INPUT_LEN, INPUT_LEN);
     let source: Option<&Path> = options.source.as_deref();
@@ -67,12 +68,13 @@ pub(crate) fn examine(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Resu
         lanes: budget.lanes,
         keep_going: options.keep_going,
     };
-    let outcome = if options.decompress {
-        let workers = Workers::start(budget.codec_threads)?;
-        let sink = DecompressSink::new(sink, &workers, budget.output_bufs, &run.cancel);
-        demux::run(&mut input, &sink, demux_options, &run.cancel, &run.monitor)?
-    } else {
+    let outcome = if options.decoders.is_empty() {
         demux::run(&mut input, sink, demux_options, &run.cancel, &run.monitor)?
+    } else {
+        let workers = Workers::start(budget.codec_threads)?;
+        let decoders = options.decoders.clone();
+        let sink = DecodeSink::new(sink, decoders, &workers, &budget, &run.cancel);
+        demux::run(&mut input, &sink, demux_options, &run.cancel, &run.monitor)?
     };
     let name = input.name().to_owned();
     Ok(Examined { name, outcome })

@@ -23,13 +23,13 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
 use crate::base::run::Run;
 use crate::base::units::{ByteCount, Lsn};
+use crate::codec::Encoders;
 use crate::pipeline::archive_sink::ArchiveSink;
 use crate::pipeline::budget::Budget;
-use crate::pipeline::compress::{CompressSink, Compression};
 use crate::pipeline::dir_sink::{DirOptions, DirSink};
+use crate::pipeline::encode::encode_through;
 use crate::pipeline::output::{Output, Target};
 use crate::pipeline::sink::Sink;
-use crate::pipeline::workers::Workers;
 use crate::server::session::Server;
 
 /// Where a backup goes.
@@ -48,8 +48,8 @@ pub enum Destination {
 pub struct BackupOptions {
     /// Where the backup goes.
     pub destination: Destination,
-    /// Compression of its files.
-    pub compression: Compression,
+    /// What its files pass through, in this order.
+    pub encoders: Encoders,
     /// Buffers altogether.
     pub memory: ByteCount,
     /// Lanes that copy tablespaces.
@@ -94,11 +94,7 @@ const NEVER_COMPRESSED: [&str; 2] = ["xtrabackup_checkpoints", "mariadb_backup_c
 
 /// Backs up `server`. On any error nothing is left that could be taken for a whole backup.
 pub fn backup(server: &Server, options: &BackupOptions, run: &Run) -> Result<BackupSummary> {
-    let budget = Budget::new(
-        options.memory,
-        options.parallel,
-        options.compression.is_some(),
-    )?;
+    let budget = Budget::encode(options.memory, options.parallel, &options.encoders)?;
     let prepared = engine::connect(server, options, run)?;
     match &options.destination {
         Destination::Stdout => to_archive(
@@ -124,7 +120,7 @@ pub fn backup(server: &Server, options: &BackupOptions, run: &Run) -> Result<Bac
             let sink = DirSink::open(path, dir_options, Arc::clone(&run.monitor))?;
             let tmpdir = options.tmpdir.clone().unwrap_or_else(|| path.clone());
             let settle = || sink.settle();
-            let summary = compressed(&sink, options, &budget, run, |sink| {
+            let summary = encoded(&sink, options, &budget, run, |sink| {
                 prepared.run(sink, &settle, &budget, &tmpdir)
             })?;
             sink.finish()?;
@@ -144,32 +140,21 @@ fn to_archive(
     let output = Output::open(target, &run.cancel, Arc::clone(&run.monitor))?;
     let sink = ArchiveSink::new(output, budget.chunk)?;
     let settle = || sink.settle();
-    let summary = compressed(&sink, options, budget, run, |sink| {
+    let summary = encoded(&sink, options, budget, run, |sink| {
         prepared.run(sink, &settle, budget, &tmpdir)
     })?;
     sink.finish()?;
     Ok(summary)
 }
 
-/// Puts the compressor before `sink` if one is asked for.
-fn compressed(
+/// Puts the encoders before `sink`, all but for what others read out of a stream.
+fn encoded(
     sink: &dyn Sink,
     options: &BackupOptions,
     budget: &Budget,
     run: &Run,
     copy: impl FnOnce(&dyn Sink) -> Result<BackupSummary>,
 ) -> Result<BackupSummary> {
-    let Some(level) = options.compression.level() else {
-        return copy(sink);
-    };
-    let workers = Workers::start(budget.codec_threads)?;
     let plain = &NEVER_COMPRESSED;
-    copy(&CompressSink::new(
-        sink,
-        &workers,
-        budget.output_bufs,
-        level,
-        plain,
-        &run.cancel,
-    )?)
+    encode_through(sink, &options.encoders, budget, plain, &run.cancel, copy)
 }

@@ -121,7 +121,7 @@ fn info(story: &Story<'_>, binlog: Option<&BinlogPosition>) -> Info {
         partial: false,
         incremental: false,
         format: if stream { "mbstream" } else { "file" }.to_owned(),
-        compressed: if story.options.compression.is_some() {
+        compressed: if !story.options.encoders.is_empty() {
             "compressed"
         } else {
             "N"

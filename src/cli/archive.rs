@@ -15,9 +15,9 @@ use crate::archive::verify::verify;
 use crate::archive::{Examined, ReadOptions};
 use crate::base::error::{Error, Result};
 use crate::base::run::Run;
-use crate::cli::common::Common;
+use crate::cli::common::{Common, CompressArgs};
 use crate::cli::{Summary, Verb};
-use crate::pipeline::compress::Compression;
+use crate::codec::{Decoders, decompressors};
 use crate::pipeline::demux::End;
 use crate::pipeline::dir_sink::DirOptions;
 use crate::pipeline::output::Target;
@@ -70,9 +70,8 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "DEST", default_value = "-")]
     to: PathBuf,
 
-    /// Compress each file: none, zstd or zstd:LEVEL; names get the suffix .zst
-    #[arg(long, value_name = "HOW", default_value = "none")]
-    compress: Compression,
+    #[command(flatten)]
+    compress: CompressArgs,
 
     /// Store what symbolic links point to
     #[arg(long)]
@@ -109,7 +108,7 @@ impl Verb for CreateArgs {
             directory: self.directory,
             names: self.paths,
             target,
-            compression: self.compress,
+            encoders: self.compress.encoders()?,
             memory: self.common.memory,
             parallel: self.common.parallel(),
             tree: TreeOptions {
@@ -140,7 +139,11 @@ impl Source {
             source: Some(self.source),
             memory: common.memory,
             parallel: common.parallel(),
-            decompress,
+            decoders: if decompress {
+                decompressors()
+            } else {
+                Decoders::new()
+            },
             keep_going,
         }
     }

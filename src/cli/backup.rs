@@ -10,10 +10,9 @@ use crate::base::error::Result;
 use crate::base::monitor::Counters;
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
-use crate::cli::common::Common;
+use crate::cli::common::{Common, CompressArgs};
 use crate::cli::connect::ConnectArgs;
 use crate::cli::{Summary, Verb};
-use crate::pipeline::compress::Compression;
 use crate::server::session::{Server, Waits};
 
 #[derive(Debug, Args)]
@@ -33,9 +32,8 @@ pub(super) struct BackupArgs {
     #[arg(long, value_name = "DEST", default_value = "-")]
     to: PathBuf,
 
-    /// Compress each file: none, zstd or zstd:LEVEL; names get the suffix .zst
-    #[arg(long, value_name = "HOW", default_value = "none")]
-    compress: Compression,
+    #[command(flatten)]
+    compress: CompressArgs,
 
     /// Write down where the server's own replication would continue on a new replica (needs SLAVE MONITOR)
     #[arg(long)]
@@ -97,7 +95,7 @@ impl Verb for BackupArgs {
         let server = Server::new(connect, run.cancel.clone()).with_waits(waits);
         let options = BackupOptions {
             destination: destination(self.to),
-            compression: self.compress,
+            encoders: self.compress.encoders()?,
             memory: self.common.memory,
             parallel: self.common.parallel(),
             tmpdir: self.tmpdir,

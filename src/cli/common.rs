@@ -2,8 +2,12 @@
 
 use clap::{Args, ValueEnum};
 
+use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteCount;
+use crate::codec::Encoders;
+use crate::codec::zstd::{FRAME_LEN_MAX, FRAME_LEN_MIN};
 use crate::pipeline::budget::default_lanes;
+use crate::pipeline::compression::Compression;
 
 /// Options that every verb has.
 #[derive(Debug, Clone, Args)]
@@ -49,4 +53,35 @@ pub enum Progress {
     Json,
     /// Nothing but warnings and errors.
     None,
+}
+
+/// How files are compressed on their way into an archive.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CompressArgs {
+    /// Compress each file: none, zstd or zstd:LEVEL; names get the suffix .zst
+    #[arg(long, value_name = "HOW", default_value = "none")]
+    compress: Compression,
+
+    /// Plain bytes that are compressed together, 64K to 8M: larger compresses better, smaller is decompressed with less memory
+    #[arg(long, value_name = "SIZE", default_value = "1M")]
+    compress_frame_size: ByteCount,
+}
+
+impl CompressArgs {
+    /// What does it.
+    pub(super) fn encoders(&self) -> Result<Encoders> {
+        let len = usize::try_from(self.compress_frame_size.0).unwrap_or(usize::MAX);
+        if !(FRAME_LEN_MIN..=FRAME_LEN_MAX).contains(&len) {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "--compress-frame-size {} is not between {} and {}",
+                    self.compress_frame_size,
+                    ByteCount(FRAME_LEN_MIN as u64),
+                    ByteCount(FRAME_LEN_MAX as u64)
+                ),
+            ));
+        }
+        Ok(self.compress.encoder(len)?.into_iter().collect())
+    }
 }

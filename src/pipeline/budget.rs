@@ -1,7 +1,10 @@
 //! How `--memory` becomes buffers: the one place that does this arithmetic.
 
+use std::sync::Arc;
+
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{ByteCount, MIB};
+use crate::codec::{Decoders, Encoder};
 use crate::xbstream::limits::CHUNK_PAYLOAD_LEN_DEFAULT;
 
 /// Plain bytes of one compressed frame, and what is then read at once: large enough that independent frames compress as
@@ -43,65 +46,184 @@ pub struct ChunkLimits {
     pub len: usize,
 }
 
-/// How a run divides its memory. The sum of all buffers never exceeds `--memory`.
+/// Most transforms that one file passes through: it may be compressed twice, and then encrypted.
+pub const CHAIN_MAX: usize = 3;
+
+/// Least memory for units that came in part and for stream decoders: the window of every zstd level up to 19 fits.
+const ALLOWANCE_MIN: u64 = 9 * MIB;
+
+/// What one transform may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageBudget {
+    /// Bytes of an output buffer.
+    pub buf_len: usize,
+    /// Output buffers that may be on their way; may be zero.
+    pub bufs: usize,
+    /// Output buffers beside them that are given back at once.
+    pub spare_bufs: usize,
+    /// Encoding: plain bytes of a piece.
+    pub piece_len: usize,
+    /// Encoding: buffers of `piece_len` for pieces of exact length.
+    pub gather_bufs: usize,
+}
+
+/// How a run divides its memory. The sum of all buffers never exceeds `--memory`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
     /// Threads that read files, or that write them on extraction.
     pub lanes: usize,
-    /// Threads that compress or decompress; zero without a codec.
+    /// Threads that encode or decode; zero without a codec.
     pub codec_threads: usize,
     /// Bytes of a buffer for what is read.
     pub input_buf_len: usize,
     /// Buffers for what is read.
     pub input_bufs: usize,
-    /// Buffers for what codecs produce; zero without a codec.
-    pub output_bufs: usize,
+    /// One for each transform: of encoders in their order, of decoders the last one first.
+    pub stages: Vec<StageBudget>,
+    /// Bytes for decoders beside their output: units that came in part, windows.
+    pub allowance: u64,
     /// What one open file of an archive may hold back to form a chunk.
     pub chunk: ChunkLimits,
 }
 
 impl Budget {
-    /// Divides `memory` between `lanes` lanes; with a codec, half of it holds codec output.
+    /// Divides `memory` between `lanes` lanes that read or write files as they are.
     ///
     /// Fails below [`MEMORY_MIN`], naming the floor. Lanes beyond what the memory can feed are left out.
-    pub fn new(memory: ByteCount, lanes: usize, codec: bool) -> Result<Self> {
-        if memory.0 < MEMORY_MIN {
-            return Err(Error::new(
-                Kind::Usage,
-                format!(
-                    "--memory {memory} is below the floor of {}",
-                    ByteCount(MEMORY_MIN)
-                ),
-            ));
-        }
-        let memory = usize::try_from(memory.0).unwrap_or(usize::MAX);
-        let (input_buf_len, chunk_len, pieces_max) = if codec {
-            (FRAME_LEN, CHUNK_PAYLOAD_LEN_DEFAULT, CODEC_CHUNK_PIECES_MAX)
-        } else {
-            (READ_LEN, CHUNK_LEN, CHUNK_LEN / READ_LEN)
-        };
-        let bufs = memory / input_buf_len;
-        let (input_bufs, output_bufs) = if codec {
-            (bufs / 2, bufs / 2)
-        } else {
-            (bufs, 0)
-        };
-        let held = if codec { output_bufs } else { input_bufs };
+    pub fn plain(memory: ByteCount, lanes: usize) -> Result<Self> {
+        let memory = checked(memory)?;
+        let input_bufs = memory / READ_LEN;
         let lanes = lanes.clamp(1, LANES_MAX).min(input_bufs / 2);
-        // Half of the buffers may wait in unfinished chunks; the other half is in motion.
-        let pieces = (held / 2 / lanes).clamp(1, pieces_max);
-        let codec_threads = if codec { available_cpus() } else { 0 };
+        Ok(Self {
+            lanes,
+            codec_threads: 0,
+            input_buf_len: READ_LEN,
+            input_bufs,
+            stages: Vec::new(),
+            allowance: 0,
+            chunk: chunk(input_bufs, lanes, CHUNK_LEN, CHUNK_LEN / READ_LEN),
+        })
+    }
+
+    /// The same when files pass through `encoders`: equal parts for reading and for what each of them makes. Pieces become
+    /// shorter than an encoder wants them when memory is short.
+    pub fn encode(memory: ByteCount, lanes: usize, encoders: &[Arc<dyn Encoder>]) -> Result<Self> {
+        let Some(first) = encoders.first() else {
+            return Self::plain(memory, lanes);
+        };
+        let memory = checked(memory)?;
+        let thread_memory: usize = encoders.iter().map(|e| e.thread_memory()).sum();
+        // What the contexts of the first thread take beyond their half is part of the overhead.
+        let codec_threads = (memory / 2 / thread_memory.max(1)).clamp(1, available_cpus());
+        let share =
+            (memory - (thread_memory * codec_threads).min(memory / 2)) / (encoders.len() + 1);
+        let mut input_buf_len = match first.pieces() {
+            pieces if pieces.exact => FRAME_LEN,
+            pieces => pieces.len,
+        };
+        while input_buf_len > READ_LEN && input_buf_len * 3 > share {
+            input_buf_len /= 2;
+        }
+        let input_bufs = share / input_buf_len;
+        let lanes = lanes.clamp(1, LANES_MAX).min(input_bufs / 2).max(1);
+        let mut piece_len = input_buf_len;
+        let mut stages = Vec::with_capacity(encoders.len());
+        for encoder in encoders {
+            let pieces = encoder.pieces();
+            let (len, gather_bufs) = if pieces.exact {
+                // One in each lane's hands, and one that is encoded.
+                (pieces.len, lanes + 1)
+            } else {
+                (piece_len.min(pieces.len), 0)
+            };
+            let buf_len = encoder.bound(len);
+            let bufs = share.saturating_sub(gather_bufs * len) / buf_len;
+            stages.push(stage(buf_len, bufs, lanes, len, gather_bufs));
+            piece_len = buf_len;
+        }
+        let held = stages.last().map_or(0, |s| s.bufs);
+        let chunk_len = CHUNK_PAYLOAD_LEN_DEFAULT.max(piece_len);
         Ok(Self {
             lanes,
             codec_threads,
             input_buf_len,
             input_bufs,
-            output_bufs,
-            chunk: ChunkLimits {
-                pieces,
-                len: chunk_len,
-            },
+            stages,
+            allowance: 0,
+            chunk: chunk(held, lanes, chunk_len, CODEC_CHUNK_PIECES_MAX),
         })
+    }
+
+    /// The same when files pass through `decoders`: a quarter for reading, a quarter for units that came in part and for
+    /// windows, a half for what is decoded.
+    pub fn decode(memory: ByteCount, lanes: usize, decoders: &Decoders) -> Result<Self> {
+        if decoders.is_empty() {
+            return Self::plain(memory, lanes);
+        }
+        let bytes = checked(memory)?;
+        let input_bufs = bytes / 4 / FRAME_LEN;
+        let lanes = lanes.clamp(1, LANES_MAX).min(input_bufs);
+        let output_bufs = bytes / 2 / FRAME_LEN;
+        // Files that were encoded twice are many or none, three times nearly never.
+        let second = output_bufs / 4;
+        let stages = [output_bufs - second - 1, second, 1]
+            .map(|bufs| stage(FRAME_LEN, bufs, lanes, 0, 0))
+            .to_vec();
+        let held = stages.first().map_or(0, |s| s.bufs);
+        Ok(Self {
+            lanes,
+            codec_threads: available_cpus(),
+            input_buf_len: FRAME_LEN,
+            input_bufs,
+            stages,
+            allowance: (memory.0 / 4).max(ALLOWANCE_MIN),
+            chunk: chunk(
+                held,
+                lanes,
+                CHUNK_PAYLOAD_LEN_DEFAULT,
+                CODEC_CHUNK_PIECES_MAX,
+            ),
+        })
+    }
+}
+
+fn checked(memory: ByteCount) -> Result<usize> {
+    if memory.0 < MEMORY_MIN {
+        return Err(Error::new(
+            Kind::Usage,
+            format!(
+                "--memory {memory} is below the floor of {}",
+                ByteCount(MEMORY_MIN)
+            ),
+        ));
+    }
+    Ok(usize::try_from(memory.0).unwrap_or(usize::MAX))
+}
+
+/// A stage of `bufs` buffers altogether, at least one, of which up to a quarter are spare ones.
+fn stage(
+    buf_len: usize,
+    bufs: usize,
+    lanes: usize,
+    piece_len: usize,
+    gather_bufs: usize,
+) -> StageBudget {
+    let bufs = bufs.max(1);
+    let spare_bufs = (bufs / 4).clamp(1, lanes);
+    StageBudget {
+        buf_len,
+        bufs: bufs - spare_bufs,
+        spare_bufs,
+        piece_len,
+        gather_bufs,
+    }
+}
+
+/// Half of the buffers may wait in unfinished chunks; the other half is in motion.
+fn chunk(bufs: usize, lanes: usize, len: usize, pieces_max: usize) -> ChunkLimits {
+    ChunkLimits {
+        pieces: (bufs / 2 / lanes).clamp(1, pieces_max),
+        len,
     }
 }
 
@@ -120,30 +242,45 @@ pub fn default_lanes() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{decompressors, zstd::ZstdEncoder};
+
+    fn bytes(s: &StageBudget) -> usize {
+        (s.bufs + s.spare_bufs) * s.buf_len + s.gather_bufs * s.piece_len
+    }
 
     #[test]
     fn the_sum_stays_within_memory_and_unfinished_chunks_within_half() {
+        let zstd = |len| -> Arc<dyn Encoder> { Arc::new(ZstdEncoder::new(1, len).unwrap()) };
+        let encoders = [
+            vec![],
+            vec![zstd(1 << 20)],
+            vec![zstd(8 << 20), zstd(1 << 20)],
+        ];
         for mib in [8, 9, 16, 64, 100, 1024] {
+            let memory = ByteCount(mib * MIB);
             for lanes in [1, 2, 8, 300] {
-                for codec in [false, true] {
-                    let b = Budget::new(ByteCount(mib * MIB), lanes, codec).unwrap();
-                    let held = if codec { b.output_bufs } else { b.input_bufs };
-                    let bytes = (b.input_bufs + b.output_bufs) * b.input_buf_len;
-                    assert!(bytes as u64 <= mib * MIB);
+                let mut budgets = vec![Budget::decode(memory, lanes, &decompressors()).unwrap()];
+                for encoders in &encoders {
+                    budgets.push(Budget::encode(memory, lanes, encoders).unwrap());
+                }
+                for b in budgets {
+                    let stages: usize = b.stages.iter().map(bytes).sum();
+                    let bytes = b.input_bufs * b.input_buf_len + stages;
+                    let allowance = b.allowance.saturating_sub(ALLOWANCE_MIN);
+                    assert!(bytes as u64 + allowance <= mib * MIB, "{mib} {b:?}");
                     assert!(b.lanes >= 1 && b.chunk.pieces >= 1 && b.chunk.len >= 1);
-                    assert!(b.lanes * b.chunk.pieces <= held, "{b:?}");
+                    assert!(b.input_bufs >= b.lanes, "{b:?}");
+                    assert!(b.stages.iter().all(|s| s.spare_bufs > 0), "{b:?}");
                 }
             }
         }
-        assert_eq!(
-            Budget::new(ByteCount(MIB), 1, false).unwrap_err().kind(),
-            Kind::Usage
-        );
+        let floor = Budget::plain(ByteCount(MIB), 1).unwrap_err();
+        assert_eq!(floor.kind(), Kind::Usage);
     }
 
     #[test]
     fn the_default_makes_full_chunks() {
-        let b = Budget::new(ByteCount(MEMORY_DEFAULT), 2, false).unwrap();
+        let b = Budget::plain(ByteCount(MEMORY_DEFAULT), 2).unwrap();
         assert_eq!(b.chunk.len, CHUNK_LEN);
     }
 }

@@ -6,10 +6,11 @@
 
 pub mod archive_sink;
 pub mod budget;
-pub mod compress;
-pub mod decompress;
+pub mod compression;
+pub mod decode;
 pub mod demux;
 pub mod dir_sink;
+pub mod encode;
 pub mod input;
 pub mod output;
 mod queue;

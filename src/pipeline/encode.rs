@@ -1,0 +1,322 @@
+//! Encoding as a sink in front of a sink: a file is cut into pieces, which the codec threads encode in parallel.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::cancel::Cancel;
+use crate::base::error::{Error, Kind, Result};
+use crate::base::pool::{Buf, BufPool};
+use crate::codec::{Contexts, Encoder, FileEncoder, Piece};
+use crate::pipeline::budget::{Budget, StageBudget, ZEROS};
+use crate::pipeline::sink::{Attributes, FileSink, Sink};
+use crate::pipeline::workers::{InOrder, Stage, Workers, codec_error};
+use crate::xbstream::{ArchivePath, RemovePattern};
+
+/// Adds the suffix of an encoder to every file and encodes it. A chain (compress, then encrypt) is one in front of the other.
+pub struct EncodeSink<'a> {
+    inner: &'a dyn Sink,
+    encoder: Arc<dyn Encoder>,
+    stage: Stage<'a>,
+    piece_len: usize,
+    /// Buffers for pieces of an exact length.
+    gather: Option<BufPool>,
+    /// Names that stay as they are because other programs read them straight out of a stream.
+    plain: &'a [&'a str],
+    /// A piece of zeros in its encoded form, if that does not depend on its place: sparse files are mostly this.
+    zeros: Option<(u64, Bytes)>,
+    cancel: Cancel,
+}
+
+impl<'a> EncodeSink<'a> {
+    /// Encodes on `workers` within `budget`, all but the files called `plain`.
+    pub fn new(
+        inner: &'a dyn Sink,
+        encoder: Arc<dyn Encoder>,
+        workers: &'a Workers,
+        budget: StageBudget,
+        plain: &'a [&'a str],
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let zeros = if encoder.repeats() {
+            let zeros = ZEROS.get(..budget.piece_len).unwrap_or(&ZEROS);
+            Some((zeros.len() as u64, encoded_zeros(encoder.as_ref(), zeros)?))
+        } else {
+            None
+        };
+        Ok(Self {
+            inner,
+            stage: Stage::new(workers, budget, cancel),
+            piece_len: budget.piece_len,
+            gather: (encoder.pieces().exact)
+                .then(|| BufPool::new(budget.gather_bufs, budget.piece_len)),
+            encoder,
+            plain,
+            zeros,
+            cancel: cancel.clone(),
+        })
+    }
+
+    /// The name a file gets: with the suffix, unless it is one of those that stay plain.
+    fn name_of(&self, path: &ArchivePath) -> Result<ArchivePath> {
+        if self
+            .plain
+            .iter()
+            .any(|name| name.as_bytes() == path.as_bytes())
+        {
+            return Ok(path.clone());
+        }
+        with_suffix(path, self.encoder.suffix())
+    }
+}
+
+fn encoded_zeros(encoder: &dyn Encoder, zeros: &[u8]) -> Result<Bytes> {
+    let failed = |e| Error::new(Kind::Failed, "cannot encode").source(e);
+    let piece = Piece {
+        index: 0,
+        position: 0,
+        last: false,
+    };
+    let mut encoded = vec![0; encoder.bound(zeros.len())];
+    let file = encoder.begin(b"").map_err(failed)?;
+    let n = file
+        .piece(piece, zeros, &mut encoded, &mut Contexts::default())
+        .map_err(failed)?;
+    Ok(Bytes::copy_from_slice(encoded.get(..n).unwrap_or_default()))
+}
+
+fn with_suffix(path: &ArchivePath, suffix: &str) -> Result<ArchivePath> {
+    let name = [path.as_bytes(), suffix.as_bytes()].concat();
+    ArchivePath::new(&name).map_err(|e| {
+        Error::new(Kind::Failed, format!("cannot add the suffix {suffix} to"))
+            .path(path.as_path())
+            .source(e)
+    })
+}
+
+/// Writes files to the sink it is given.
+type Writing<'r, T> = Box<dyn FnOnce(&dyn Sink) -> Result<T> + 'r>;
+
+/// Has `run` write to `sink` through all of `encoders`; files called `plain` stay as they are.
+pub fn encode_through<T>(
+    sink: &dyn Sink,
+    encoders: &[Arc<dyn Encoder>],
+    budget: &Budget,
+    plain: &[&str],
+    cancel: &Cancel,
+    run: impl FnOnce(&dyn Sink) -> Result<T>,
+) -> Result<T> {
+    /// Puts the last encoder next to the sink, and so on.
+    fn nest<T>(
+        sink: &dyn Sink,
+        encoders: &[Arc<dyn Encoder>],
+        stages: &[StageBudget],
+        workers: &Workers,
+        plain: &[&str],
+        cancel: &Cancel,
+        run: Writing<'_, T>,
+    ) -> Result<T> {
+        let (Some((encoder, encoders)), Some((stage, stages))) =
+            (encoders.split_last(), stages.split_last())
+        else {
+            return run(sink);
+        };
+        let encoder = Arc::clone(encoder);
+        let sink = EncodeSink::new(sink, encoder, workers, *stage, plain, cancel)?;
+        nest(&sink, encoders, stages, workers, plain, cancel, run)
+    }
+    if encoders.is_empty() {
+        return run(sink);
+    }
+    let workers = Workers::start(budget.codec_threads)?;
+    let run = Box::new(run);
+    nest(sink, encoders, &budget.stages, &workers, plain, cancel, run)
+}
+
+/// The name of a file that went through all of `encoders`.
+pub fn encoded_name(path: &ArchivePath, encoders: &[Arc<dyn Encoder>]) -> Result<ArchivePath> {
+    encoders.iter().try_fold(path.clone(), |name, encoder| {
+        with_suffix(&name, encoder.suffix())
+    })
+}
+
+impl Sink for EncodeSink<'_> {
+    fn open<'s>(
+        &'s self,
+        path: &ArchivePath,
+        attributes: Attributes,
+    ) -> Result<Box<dyn FileSink + 's>> {
+        let name = self.name_of(path)?;
+        if name == *path {
+            return self.inner.open(path, attributes);
+        }
+        let encoder = self
+            .encoder
+            .begin(path.as_bytes())
+            .map_err(|e| codec_error("cannot encode", path.as_path(), 0, e))?;
+        let mut out = InOrder::new(self.inner.open(&name, attributes)?);
+        out.write(encoder.header().into())?;
+        Ok(Box::new(EncodeFile {
+            stage: &self.stage,
+            piece_len: self.piece_len,
+            gather: self.gather.as_ref(),
+            zeros: self.zeros.as_ref(),
+            cancel: &self.cancel,
+            path: path.clone(),
+            encoder,
+            out,
+            gathered: None,
+            next: Piece {
+                index: 0,
+                position: 0,
+                last: false,
+            },
+            position: 0,
+        }))
+    }
+
+    fn directory(&self, path: &ArchivePath) -> Result<()> {
+        self.inner.directory(path)
+    }
+
+    fn rename(&self, from: &ArchivePath, to: &ArchivePath) -> Result<()> {
+        self.inner.rename(&self.name_of(from)?, &self.name_of(to)?)
+    }
+
+    fn distrust(&self, path: &ArchivePath) -> Result<()> {
+        self.inner.distrust(&self.name_of(path)?)
+    }
+
+    fn remove(&self, pattern: &RemovePattern) -> Result<()> {
+        match pattern {
+            RemovePattern::Exact(path) => self
+                .inner
+                .remove(&RemovePattern::Exact(self.name_of(path)?)),
+            RemovePattern::Prefix { .. } => self.inner.remove(pattern),
+        }
+    }
+}
+
+struct EncodeFile<'s> {
+    stage: &'s Stage<'s>,
+    piece_len: usize,
+    gather: Option<&'s BufPool>,
+    zeros: Option<&'s (u64, Bytes)>,
+    cancel: &'s Cancel,
+    path: ArchivePath,
+    encoder: Arc<dyn FileEncoder>,
+    out: InOrder<'s>,
+    /// Part of a piece of exact length, and how much of the buffer it fills.
+    gathered: Option<(Buf, usize)>,
+    /// The piece that is encoded next.
+    next: Piece,
+    /// Plain bytes taken so far.
+    position: u64,
+}
+
+impl EncodeFile<'_> {
+    fn encode(&mut self, plain: Bytes, last: bool) -> Result<()> {
+        let piece = Piece { last, ..self.next };
+        self.next.index += 1;
+        self.next.position += plain.len() as u64;
+        let encoder = Arc::clone(&self.encoder);
+        let path = self.path.clone();
+        self.stage.run(&mut self.out, move |contexts, mut buf| {
+            let n = encoder
+                .piece(piece, &plain, &mut buf, contexts)
+                .map_err(|e| codec_error("cannot encode", path.as_path(), piece.position, e))?;
+            Ok(buf.freeze(n))
+        })
+    }
+
+    /// Copies into pieces of exact length. A full one waits until it is known whether it is the last.
+    fn gather(&mut self, pool: &BufPool, mut data: &[u8]) -> Result<()> {
+        while !data.is_empty() {
+            if self.gathered.as_ref().is_some_and(|(b, n)| *n == b.len()) {
+                self.encode_gathered(false)?;
+            }
+            let (mut buf, have) = match self.gathered.take() {
+                Some(part) => part,
+                None => (pool.get(self.cancel)?, 0),
+            };
+            let free = buf.get_mut(have..).unwrap_or_default();
+            let n = free.len().min(data.len());
+            let (now, later) = data.split_at(n);
+            if let Some(free) = free.get_mut(..n) {
+                free.copy_from_slice(now);
+            }
+            data = later;
+            self.gathered = Some((buf, have + n));
+        }
+        Ok(())
+    }
+
+    fn encode_gathered(&mut self, last: bool) -> Result<()> {
+        let plain = match self.gathered.take() {
+            Some((buf, len)) => buf.freeze(len),
+            None => Bytes::new(),
+        };
+        self.encode(plain, last)
+    }
+}
+
+impl FileSink for EncodeFile<'_> {
+    fn data(&mut self, offset: u64, mut data: Bytes) -> Result<()> {
+        if offset != self.position {
+            return Err(
+                Error::new(Kind::Failed, "an encoded file is written in order")
+                    .path(self.path.as_path())
+                    .at(offset),
+            );
+        }
+        self.position += data.len() as u64;
+        if let Some(pool) = self.gather {
+            return self.gather(pool, &data);
+        }
+        while data.len() > self.piece_len {
+            self.encode(data.split_to(self.piece_len), false)?;
+        }
+        if data.is_empty() {
+            Ok(())
+        } else {
+            self.encode(data, false)
+        }
+    }
+
+    fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
+        let mut left = len;
+        if let Some((zeros_len, zeros)) = self.zeros {
+            while left >= *zeros_len {
+                self.out.drain()?;
+                self.out.write(zeros.clone())?;
+                self.position += zeros_len;
+                self.next.position += zeros_len;
+                self.next.index += 1;
+                left -= zeros_len;
+            }
+        }
+        while left > 0 {
+            let n = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len());
+            let zeros = ZEROS.get(..n).unwrap_or_default();
+            self.data(offset + (len - left), Bytes::from_static(zeros))?;
+            left -= n as u64;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.out.flush()
+    }
+
+    fn close(mut self: Box<Self>) -> Result<()> {
+        if self.gather.is_some() {
+            self.encode_gathered(true)?;
+        } else if self.position == 0 {
+            self.encode(Bytes::new(), true)?;
+        }
+        self.out.drain()?;
+        let trailer = self.encoder.trailer(self.position);
+        self.out.write(trailer.into())?;
+        self.out.close()
+    }
+}
