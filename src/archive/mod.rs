@@ -42,6 +42,9 @@ const READ_AHEAD_LEN_MAX: usize = 4 << 20;
 /// Bytes read from an archive at once: each is handed to another thread, so few large ones.
 const INPUT_LEN: usize = 1 << 20;
 
+/// Most buffers of one lane: one is read while the codec threads work on the others.
+const LANE_BUFS_MAX: usize = 4;
+
 /// Sends every member of an archive to `sink`; an archive that is not whole is an error.
 pub(crate) fn read_archive(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Result<Outcome> {
     let examined = examine(options, sink, run)?;
@@ -60,12 +63,15 @@ pub struct Examined {
 /// Sends every member of an archive to `sink`. Fails only for reasons outside the archive.
 pub(crate) fn examine(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Result<Examined> {
     let budget = Budget::decode(options.memory, options.parallel, &options.decoders)?;
-    let read_ahead = (budget.input_bufs * budget.input_buf_len).min(READ_AHEAD_LEN_MAX);
+    let total = budget.input_bufs * budget.input_buf_len;
+    let read_ahead = (total / 2).min(READ_AHEAD_LEN_MAX);
     let pool = BufPool::new(read_ahead / INPUT_LEN, INPUT_LEN);
+    let lane_bufs = (total - read_ahead) / budget.input_buf_len / budget.lanes;
     let source: Option<&Path> = options.source.as_deref();
     let mut input = Input::open(source, pool, &run.cancel, Arc::clone(&run.monitor))?;
     let demux_options = DemuxOptions {
         lanes: budget.lanes,
+        lane_bufs: (lane_bufs.clamp(1, LANE_BUFS_MAX), budget.input_buf_len),
         keep_going: options.keep_going,
     };
     let outcome = if options.decoders.is_empty() {

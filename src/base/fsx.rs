@@ -209,6 +209,18 @@ impl File {
         }
     }
 
+    /// Where the next read without an offset begins, in bytes.
+    pub fn position(&self) -> Result<u64> {
+        rustix::fs::tell(&self.inner).map_err(|e| Error::io("seek in", &self.path, e))
+    }
+
+    /// Moves to where the next read without an offset begins; whoever shares the descriptor goes on from there.
+    pub fn set_position(&self, position: u64) -> Result<()> {
+        rustix::fs::seek(&self.inner, rustix::fs::SeekFrom::Start(position))
+            .map(drop)
+            .map_err(|e| Error::io("seek in", &self.path, e).at(position))
+    }
+
     /// Writes all of `buf` at `offset`.
     pub fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         self.inner

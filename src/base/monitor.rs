@@ -12,6 +12,8 @@ pub struct Counters {
     pub total_bytes: AtomicU64,
     /// Payload bytes read from the source so far.
     pub read_bytes: AtomicU64,
+    /// Read operations on an archive that can be read anywhere.
+    pub reads: AtomicU64,
     /// Bytes handed to the sink so far.
     pub written_bytes: AtomicU64,
     /// Files whose end was reached.

@@ -262,6 +262,12 @@ impl FileSink for DirFile<'_> {
         Ok(())
     }
 
+    fn part(&mut self, offset: u64, len: u64) -> Result<Option<Box<dyn FileSink>>> {
+        let monitor = Arc::clone(&self.sink.monitor);
+        let file = self.large()?.file.part(offset, len);
+        Ok(Some(Box::new(DirPart { file, monitor })))
+    }
+
     fn close(mut self: Box<Self>) -> Result<()> {
         let dir = &self.sink.dir;
         if self.replace && dir.exists(&self.name)? {
@@ -280,6 +286,28 @@ impl FileSink for DirFile<'_> {
         };
         self.sink.count(large.file.finish()?);
         dir.rename(&large.partial, &self.name, self.replace)
+    }
+}
+
+/// A range of a large file, written by another thread.
+struct DirPart {
+    file: SparseFile,
+    monitor: Arc<dyn Monitor>,
+}
+
+impl FileSink for DirPart {
+    fn data(&mut self, offset: u64, data: Bytes) -> Result<()> {
+        let written = self.file.data(&data, offset)?;
+        Counters::add(&self.monitor.counters().written_bytes, written);
+        Ok(())
+    }
+
+    fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.file.hole(offset, len).map(drop)
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.file.finish().map(drop)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::base::fsx::File;
 use crate::base::monitor::{Counters, Monitor};
 use crate::base::pool::BufPool;
 use crate::pipeline::output::enlarge_pipe;
+use crate::pipeline::source::{FileSource, ReadAt};
 
 /// Bytes looked at to recognise an outer compression.
 const MAGIC_LEN: usize = 6;
@@ -68,13 +69,28 @@ pub struct Input {
 }
 
 enum Reader {
-    Plain {
-        file: File,
-        /// Reading may block for long: a pipe, a socket.
-        waits: bool,
-    },
+    /// A regular file.
+    Ranges(Ranges),
+    Stream(Stream),
+}
+
+/// What is only there once, in its order.
+enum Stream {
+    /// A pipe, a socket, a device: reading may block for long.
+    Plain(File),
     Outer(OuterReader),
 }
+
+/// Reads a source front to back, except for what others read themselves.
+struct Ranges {
+    source: Arc<dyn ReadAt>,
+    position: u64,
+    /// Bytes to read at once: few while only heads of chunks are wanted, more and more while everything is.
+    window: usize,
+}
+
+/// Bytes read where nothing but the head of a chunk is expected; four times as many each time that was wrong.
+const WINDOW_LEN_MIN: usize = 4 << 10;
 
 /// Takes the outer compression off. The decoder is asynchronous; this thread is the only one that waits for it.
 struct OuterReader {
@@ -123,27 +139,37 @@ impl Input {
         enlarge_pipe(file.as_fd());
         file.advise_sequential();
         let stat = file.stat()?;
-        let waits = stat.mode & 0o170_000 != 0o100_000;
-        if !waits {
-            Counters::set(&monitor.counters().total_bytes, stat.size);
-        }
         let mut head = vec![0; MAGIC_LEN];
         let mut have = 0;
-        while have < head.len() {
-            match read_file(&file, waits, &mut head[have..])? {
-                Some(0) => break,
-                Some(n) => have += n,
-                None => cancel.check()?,
-            }
-        }
-        head.truncate(have);
-        let (reader, head) = match Outer::sniff(&head) {
-            None => (Reader::Plain { file, waits }, head),
-            Some(outer) => {
+        let (reader, head) = if stat.mode & 0o170_000 == 0o100_000 {
+            let source = FileSource::new(file, stat.size, Arc::clone(&monitor))?;
+            have = source.read_at(&mut head, 0)?;
+            match head.get(..have).and_then(Outer::sniff) {
+                None => {
+                    Counters::set(&monitor.counters().total_bytes, source.len());
+                    (Reader::Ranges(Ranges::new(Arc::new(source))), Vec::new())
+                }
                 // How much it will be is written nowhere.
-                Counters::set(&monitor.counters().total_bytes, 0);
-                let reader = OuterReader::new(outer, file, head)?;
-                (Reader::Outer(reader), Vec::new())
+                Some(outer) => {
+                    let reader = OuterReader::new(outer, source.into_file(), Vec::new())?;
+                    (Reader::Stream(Stream::Outer(reader)), Vec::new())
+                }
+            }
+        } else {
+            while have < head.len() {
+                match read_stream(&file, &mut head[have..])? {
+                    Some(0) => break,
+                    Some(n) => have += n,
+                    None => cancel.check()?,
+                }
+            }
+            head.truncate(have);
+            match Outer::sniff(&head) {
+                None => (Reader::Stream(Stream::Plain(file)), head),
+                Some(outer) => {
+                    let reader = OuterReader::new(outer, file, head)?;
+                    (Reader::Stream(Stream::Outer(reader)), Vec::new())
+                }
             }
         };
         Ok(Self {
@@ -163,12 +189,44 @@ impl Input {
         &self.name
     }
 
-    /// The next bytes, empty at the end; `None` once `stop` is set. Fills a whole buffer unless the input ends.
+    /// The archive as something to read anywhere, if it is that.
+    #[must_use]
+    pub fn source(&self) -> Option<Arc<dyn ReadAt>> {
+        match &self.reader {
+            Reader::Ranges(ranges) => Some(Arc::clone(&ranges.source)),
+            Reader::Stream(_) => None,
+        }
+    }
+
+    /// Whether [`Input::next_unless`] may wait for others: for those who write the archive, or for those who hold buffers.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        !matches!(self.reader, Reader::Ranges(_)) || self.pool.available() == 0
+    }
+
+    /// Goes on reading at `position` of a source: what is between was read by others, and heads of chunks are expected.
+    pub fn skip_to(&mut self, position: u64) {
+        if let Reader::Ranges(ranges) = &mut self.reader {
+            ranges.position = position;
+            ranges.window = WINDOW_LEN_MIN;
+        }
+    }
+
+    /// The next bytes, empty at the end; `None` once `stop` is set. A stream fills a whole buffer unless it ends.
     pub fn next_unless(&mut self, stop: &AtomicBool) -> Result<Option<Bytes>> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
         let mut buf = self.pool.get(&self.cancel)?;
+        let stream = match &mut self.reader {
+            Reader::Ranges(_) if stop.load(Ordering::Acquire) => return Ok(None),
+            Reader::Ranges(ranges) => {
+                self.cancel.check()?;
+                let n = ranges.read(&mut buf)?;
+                return Ok(Some(buf.freeze(n)));
+            }
+            Reader::Stream(stream) => stream,
+        };
         // Looking for an outer compression has read a few bytes ahead.
         let mut have = self.head.len();
         if let Some(begin) = buf.get_mut(..have) {
@@ -181,9 +239,9 @@ impl Input {
                 return Ok(None);
             }
             let free = buf.get_mut(have..).unwrap_or_default();
-            let read = match &mut self.reader {
-                Reader::Plain { file, waits } => read_file(file, *waits, free),
-                Reader::Outer(outer) => outer.read(free).map_err(|e| e.path(&self.name)),
+            let read = match stream {
+                Stream::Plain(file) => read_stream(file, free),
+                Stream::Outer(outer) => outer.read(free).map_err(|e| e.path(&self.name)),
             };
             match read {
                 Ok(Some(0)) => break,
@@ -253,20 +311,42 @@ impl<R: AsyncBufRead + Unpin> AsyncBufRead for Raw<R> {
 }
 
 /// Reads what there is; `None` when a pipe has had nothing for a while, so that the caller can look around.
-fn read_file(file: &File, waits: bool, buf: &mut [u8]) -> Result<Option<usize>> {
+fn read_stream(file: &File, buf: &mut [u8]) -> Result<Option<usize>> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    if waits {
-        let mut fds = [PollFd::new(file, PollFlags::IN)];
-        let time = Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()),
-        };
-        // Data, end or error: read tells which. Things that cannot be polled are simply read.
-        if let Ok(0) | Err(rustix::io::Errno::INTR) = poll(&mut fds, Some(&time)) {
-            return Ok(None);
-        }
+    let mut fds = [PollFd::new(file, PollFlags::IN)];
+    let time = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()),
+    };
+    // Data, end or error: read tells which. Things that cannot be polled are simply read.
+    if let Ok(0) | Err(rustix::io::Errno::INTR) = poll(&mut fds, Some(&time)) {
+        return Ok(None);
     }
     file.read(buf).map(Some)
+}
+
+impl Ranges {
+    fn new(source: Arc<dyn ReadAt>) -> Self {
+        Self {
+            source,
+            position: 0,
+            window: WINDOW_LEN_MIN,
+        }
+    }
+
+    /// Reads as much as seems worth it; 0 means the end.
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let len = self.window.min(buf.len());
+        self.window = self.window.saturating_mul(4).min(buf.len());
+        let n = self
+            .source
+            .read_at(buf.get_mut(..len).unwrap_or_default(), self.position)?;
+        self.position = self.position.saturating_add(n as u64);
+        if n == 0 {
+            self.source.consumed(self.position)?;
+        }
+        Ok(n)
+    }
 }
 
 impl OuterReader {

@@ -16,6 +16,7 @@ pub mod output;
 mod queue;
 pub mod select;
 pub mod sink;
+pub mod source;
 mod sparse;
 pub mod tree;
 pub mod workers;

@@ -44,6 +44,12 @@ pub trait FileSink: Send {
     /// `len` zero bytes at `offset` that need no room.
     fn hole(&mut self, offset: u64, len: u64) -> Result<()>;
 
+    /// The right to write the `len` bytes at `offset`, which nothing was written to yet, from another thread; closed before this
+    /// is. `None` if the file must be written in order.
+    fn part(&mut self, _offset: u64, _len: u64) -> Result<Option<Box<dyn FileSink>>> {
+        Ok(None)
+    }
+
     /// Lets go of pooled buffers that are held back for larger units. Called by whoever is short of buffers.
     fn flush(&mut self) -> Result<()> {
         Ok(())
@@ -82,6 +88,10 @@ impl FileSink for NullSink {
 
     fn hole(&mut self, _: u64, _: u64) -> Result<()> {
         Ok(())
+    }
+
+    fn part(&mut self, _: u64, _: u64) -> Result<Option<Box<dyn FileSink>>> {
+        Ok(Some(Box::new(Self)))
     }
 
     fn close(self: Box<Self>) -> Result<()> {

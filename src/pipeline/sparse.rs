@@ -1,6 +1,7 @@
 //! A file that gets its content in pieces and keeps long runs of zeros as holes, wherever the pieces are cut.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::base::error::Result;
 use crate::base::fsx::File;
@@ -14,23 +15,51 @@ const BLOCK_LEN: usize = 4 << 10;
 
 /// Writes content at ascending offsets, and patches of what is there already. Every call returns the bytes it has written.
 pub(super) struct SparseFile {
-    file: File,
+    file: Arc<File>,
     /// Highest offset given: the length of the content.
     end: u64,
     /// Zeros that were given last and are not written yet: whether they become a hole depends on what follows.
     zeros: Range<u64>,
-    /// Length of the file on disk.
+    /// Up to here there may be data on disk.
     written_end: u64,
+    /// Where a part that somebody else writes ends, or this part begins: zeros from there on may continue zeros before it.
+    edge: Option<u64>,
+    /// Others have written parts, so the length on disk is not known here.
+    has_parts: bool,
+    /// This is such a part: it has no say about the length, and zeros at its end may go on behind it.
+    is_part: bool,
 }
 
 impl SparseFile {
     /// Begins with an empty file.
     pub(super) fn new(file: File) -> Self {
         Self {
-            file,
+            file: Arc::new(file),
             end: 0,
             zeros: 0..0,
             written_end: 0,
+            edge: None,
+            has_parts: false,
+            is_part: false,
+        }
+    }
+
+    /// Leaves the `len` bytes at `offset`, behind all that was given so far, to the writer that is returned.
+    pub(super) fn part(&mut self, offset: u64, len: u64) -> Self {
+        // How far zeros go on in the part is not known here; what is left out reads as zeros in any case.
+        self.zeros = 0..0;
+        self.end = self.end.max(offset + len);
+        self.written_end = self.written_end.max(offset + len);
+        self.edge = Some(offset + len);
+        self.has_parts = true;
+        Self {
+            file: Arc::clone(&self.file),
+            end: offset,
+            zeros: 0..0,
+            written_end: 0,
+            edge: Some(offset),
+            has_parts: false,
+            is_part: true,
         }
     }
 
@@ -82,8 +111,11 @@ impl SparseFile {
 
     /// The content is complete: gives the file its length.
     pub(super) fn finish(mut self) -> Result<u64> {
+        if self.is_part {
+            return Ok(0);
+        }
         let written = self.settle()?;
-        if self.written_end < self.end {
+        if self.has_parts || self.written_end < self.end {
             self.file.set_len(self.end)?;
         }
         Ok(written)
@@ -93,6 +125,7 @@ impl SparseFile {
     fn settle(&mut self) -> Result<u64> {
         let zeros = std::mem::take(&mut self.zeros);
         match zeros.end - zeros.start {
+            _ if self.edge == Some(zeros.start) => Ok(0),
             HOLE_LEN_MIN.. => Ok(0),
             len => self.put_zeros(len, zeros.start),
         }

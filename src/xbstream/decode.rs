@@ -136,6 +136,38 @@ impl Decoder {
         self.position
     }
 
+    /// Bytes that were fed and not read yet.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        let queued: usize = self.queue.iter().map(Bytes::len).sum();
+        queued.saturating_add(self.input.len())
+    }
+
+    /// Position behind the last byte that was fed.
+    #[must_use]
+    pub fn fed_end(&self) -> u64 {
+        self.position
+            .saturating_add(self.partial.len() as u64)
+            .saturating_add(self.buffered() as u64)
+    }
+
+    /// Passes over the payload of the payload chunk that has just begun: the caller, who can read it elsewhere, looks after
+    /// data and checksum. Returns the position of its first byte in the archive. What was fed of it is let go; if that is not
+    /// all of it, [`Decoder::feed`] goes on at [`Decoder::position`]. `None` for other chunks, and with [`CrcCheck::Decoder`].
+    pub fn skip_payload(&mut self) -> Option<u64> {
+        let payload = self.payload.as_mut()?;
+        if payload.hasher.is_some() || !matches!(payload.head.body, Body::Payload { .. }) {
+            return None;
+        }
+        let begin = self.position;
+        self.position = begin.saturating_add(payload.run);
+        while payload.run > 0 && refill(&mut self.input, &mut self.queue) {
+            payload.take_data(&mut self.input);
+        }
+        payload.run = 0;
+        Some(begin)
+    }
+
     /// Bytes of memory that the decoder holds besides the buffers fed and not yet read.
     #[must_use]
     pub fn held(&self) -> usize {

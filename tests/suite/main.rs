@@ -33,6 +33,7 @@ mod archive_damage;
 mod archive_hostile;
 mod archive_interop;
 mod archive_limits;
+mod archive_ranges;
 mod archive_roundtrip;
 mod backup_ddl;
 mod backup_failures;

@@ -1,31 +1,49 @@
 //! A thread that checks payload and feeds the sink.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 
+use super::far::{FarChunk, FileSum, Pending, Shared, Task};
 use super::outcome::{Entry, Results};
 use super::{FILE_WEIGHT, Op};
 use crate::base::cancel::Cancel;
-use crate::base::error::{Error, Kind};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::monitor::{Counters, Monitor};
+use crate::base::pool::BufPool;
 use crate::pipeline::sink::{FileSink, Sink};
+use crate::pipeline::source::ReadAt;
 use crate::xbstream::{ArchivePath, ChunkHead};
 
+/// What all lanes of a run share.
+pub(super) struct Common<'s> {
+    pub(super) sink: &'s dyn Sink,
+    pub(super) results: &'s Mutex<Results>,
+    /// Where to say that damage was found, if that is to end the reading.
+    pub(super) stop: Option<&'s AtomicBool>,
+    /// The archive, if lanes can read it themselves.
+    pub(super) source: Option<Arc<dyn ReadAt>>,
+    /// Lanes that have nothing to do.
+    pub(super) idle: AtomicUsize,
+    pub(super) cancel: Cancel,
+    pub(super) monitor: Arc<dyn Monitor>,
+}
+
 pub(super) struct Lane<'s> {
-    sink: &'s dyn Sink,
+    common: &'s Common<'s>,
     files: HashMap<u32, LaneFile<'s>>,
     /// Files whose sinks may hold pooled buffers back.
     unflushed: Vec<u32>,
     load: Arc<AtomicU64>,
-    results: &'s Mutex<Results>,
-    /// Where to say that damage was found, if that is to end the reading.
-    stop: Option<&'s AtomicBool>,
-    cancel: Cancel,
-    monitor: Arc<dyn Monitor>,
+    /// For what this lane reads itself. Its own, so that what it has just read is in the cache of its core.
+    bufs: BufPool,
+    /// Chunks given away by busy lanes.
+    tasks: Receiver<Task>,
+    /// Gone when this lane has nothing more to give away.
+    give: Option<Sender<Task>>,
 }
 
 struct LaneFile<'s> {
@@ -34,49 +52,75 @@ struct LaneFile<'s> {
     sink: Option<Box<dyn FileSink + 's>>,
     chunk_crc: crc32fast::Hasher,
     initial_crc: u32,
-    file_crc: crc32fast::Hasher,
+    sum: FileSum,
+    /// Chunks with payload so far.
+    chunks: u64,
     payload_bytes: u64,
+    /// Highest file position reached.
+    end: u64,
+    /// There once a chunk was given away.
+    shared: Option<Arc<Shared>>,
     unflushed: bool,
 }
 
 impl<'s> Lane<'s> {
     pub(super) fn new(
-        sink: &'s dyn Sink,
+        common: &'s Common<'s>,
         load: Arc<AtomicU64>,
-        results: &'s Mutex<Results>,
-        stop: Option<&'s AtomicBool>,
-        cancel: Cancel,
-        monitor: Arc<dyn Monitor>,
+        bufs: BufPool,
+        tasks: Receiver<Task>,
+        give: Sender<Task>,
     ) -> Self {
         Self {
-            sink,
+            common,
             files: HashMap::new(),
             unflushed: Vec::new(),
             load,
-            results,
-            stop,
-            cancel,
-            monitor,
+            bufs,
+            tasks,
+            give: Some(give),
         }
     }
 
     pub(super) fn run(mut self, batches: &Receiver<Vec<Op>>) {
         loop {
-            let batch = match batches.try_recv() {
-                Ok(batch) => batch,
-                Err(TryRecvError::Disconnected) => return,
+            match batches.try_recv() {
+                Ok(batch) => self.batch(batch),
+                Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) => {
                     // About to sleep: give back every buffer, or the reader may wait for them for ever.
                     self.flush();
-                    match batches.recv() {
-                        Ok(batch) => batch,
-                        Err(_) => return,
+                    let idle = Idle::new(&self.common.idle);
+                    select! {
+                        recv(batches) -> batch => {
+                            drop(idle);
+                            let Ok(batch) = batch else { break };
+                            self.batch(batch);
+                        }
+                        recv(self.tasks) -> task => {
+                            drop(idle);
+                            if let Ok(task) = task {
+                                self.help(task);
+                            }
+                        }
                     }
                 }
-            };
-            for op in batch {
-                self.op(op);
             }
+        }
+        // Nothing of its own will come, but the others may be busy for long.
+        self.give = None;
+        loop {
+            let idle = Idle::new(&self.common.idle);
+            let task = self.tasks.recv();
+            drop(idle);
+            let Ok(task) = task else { return };
+            self.help(task);
+        }
+    }
+
+    fn batch(&mut self, batch: Vec<Op>) {
+        for op in batch {
+            self.op(op);
         }
     }
 
@@ -100,17 +144,21 @@ impl<'s> Lane<'s> {
             return;
         };
         file.sink = None;
+        let common = self.common;
         // Whoever hears of a run that was ended must not take it for a fault of the file.
         let damaged = matches!(error.kind(), Kind::Checksum | Kind::Incomplete)
-            && !self.cancel.is_cancelled();
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+            && !common.cancel.is_cancelled();
+        let mut results = common
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if damaged {
             results.failed(&file.path, error);
-            if let Some(stop) = self.stop {
+            if let Some(stop) = common.stop {
                 stop.store(true, Ordering::Release);
             }
         } else if results.fatal.is_none() {
-            self.cancel.fail(&error);
+            common.cancel.fail(&error);
             results.fatal = Some(error);
         }
     }
@@ -118,14 +166,17 @@ impl<'s> Lane<'s> {
     fn op(&mut self, op: Op) {
         match op {
             Op::Open(slot, path, attributes) => {
-                let opened = self.sink.open(&path, attributes);
+                let opened = self.common.sink.open(&path, attributes);
                 let mut file = LaneFile {
                     path,
                     sink: None,
                     chunk_crc: crc32fast::Hasher::new(),
                     initial_crc: 0,
-                    file_crc: crc32fast::Hasher::new(),
+                    sum: FileSum::default(),
+                    chunks: 0,
                     payload_bytes: 0,
+                    end: 0,
+                    shared: None,
                     unflushed: false,
                 };
                 let error = match opened {
@@ -152,13 +203,20 @@ impl<'s> Lane<'s> {
                 self.load.fetch_sub(len, Ordering::Relaxed);
             }
             Op::Hole(slot, offset, len) => {
+                self.reach(slot, offset, len);
                 let sink = self.files.get_mut(&slot).and_then(|f| f.sink.as_mut());
                 if let Some(Err(error)) = sink.map(|sink| sink.hole(offset, len)) {
                     self.fail(slot, error);
                 }
             }
             Op::ChunkEnd(slot, head) => self.chunk_end(slot, &head),
+            Op::Far(slot, chunk) => {
+                let len = chunk.len;
+                self.far(slot, chunk);
+                self.load.fetch_sub(len, Ordering::Relaxed);
+            }
             Op::Close(slot) => {
+                self.settle(slot);
                 self.close(slot);
                 self.load.fetch_sub(FILE_WEIGHT, Ordering::Relaxed);
             }
@@ -166,7 +224,22 @@ impl<'s> Lane<'s> {
         }
     }
 
+    /// Content at `offset` comes next. If some was there before, nobody may be writing it any more.
+    fn reach(&mut self, slot: u32, offset: u64, len: u64) {
+        let patch = self
+            .files
+            .get(&slot)
+            .is_some_and(|file| offset < file.end && file.shared.is_some());
+        if patch {
+            self.settle(slot);
+        }
+        if let Some(file) = self.files.get_mut(&slot) {
+            file.end = file.end.max(offset + len);
+        }
+    }
+
     fn data(&mut self, slot: u32, offset: u64, bytes: Bytes) {
+        self.reach(slot, offset, bytes.len() as u64);
         let Some(file) = self.files.get_mut(&slot) else {
             return;
         };
@@ -190,17 +263,147 @@ impl<'s> Lane<'s> {
             return;
         }
         let payload = std::mem::take(&mut file.chunk_crc);
-        file.file_crc.combine(&payload);
         let found = if file.initial_crc == 0 {
-            payload.finalize()
+            payload.clone().finalize()
         } else {
             // A sparse chunk's CRC begins with its map.
             let mut whole = crc32fast::Hasher::new_with_initial(file.initial_crc);
             whole.combine(&payload);
             whole.finalize()
         };
+        file.sum.add(file.chunks, payload);
+        file.chunks += 1;
         if let Err(error) = head.check_crc(found) {
             self.fail(slot, error.into());
+        }
+    }
+
+    /// A chunk whose payload is still in the source: gives it away if somebody has nothing to do.
+    fn far(&mut self, slot: u32, chunk: Box<FarChunk>) {
+        let appends = self
+            .files
+            .get(&slot)
+            .is_some_and(|file| chunk.offset >= file.end);
+        self.reach(slot, chunk.offset, chunk.len);
+        let Some(file) = self.files.get_mut(&slot) else {
+            return;
+        };
+        let Some(mut sink) = file.sink.take() else {
+            return;
+        };
+        let number = file.chunks;
+        file.chunks += 1;
+        file.payload_bytes += chunk.len;
+        let wanted = appends && self.tasks.len() < self.common.idle.load(Ordering::Relaxed);
+        let part = if wanted {
+            sink.part(chunk.offset, chunk.len)
+        } else {
+            Ok(None)
+        };
+        let result = match part {
+            Ok(Some(part)) => {
+                let shared = file.shared.get_or_insert_default();
+                let task = Task {
+                    pending: Pending::new(shared, number),
+                    chunk,
+                    part,
+                };
+                file.sink = Some(sink);
+                self.give(task);
+                return;
+            }
+            Ok(None) => self.pump(&chunk, sink.as_mut()),
+            Err(error) => Err(error),
+        };
+        let Some(file) = self.files.get_mut(&slot) else {
+            return;
+        };
+        file.sink = Some(sink);
+        if !file.unflushed {
+            file.unflushed = true;
+            self.unflushed.push(slot);
+        }
+        match result {
+            Ok(sum) => file.sum.add(number, sum),
+            Err(error) => self.fail(slot, error),
+        }
+    }
+
+    fn give(&mut self, task: Task) {
+        let refused = match &self.give {
+            Some(give) => give.try_send(task).map_err(|e| e.into_inner()),
+            None => Err(task),
+        };
+        if let Err(task) = refused {
+            self.help(task);
+        }
+    }
+
+    /// Does a chunk that was given away.
+    fn help(&mut self, task: Task) {
+        let Task {
+            pending,
+            chunk,
+            mut part,
+        } = task;
+        let result = self
+            .pump(&chunk, part.as_mut())
+            .and_then(|sum| part.close().map(|()| sum));
+        pending.end(result);
+    }
+
+    /// Reads the payload of a chunk in pieces that stay in the processor's cache until they are written, and checks it.
+    fn pump(&mut self, chunk: &FarChunk, sink: &mut dyn FileSink) -> Result<crc32fast::Hasher> {
+        let common = self.common;
+        let source = common
+            .source
+            .as_ref()
+            .ok_or_else(|| Error::new(Kind::Failed, "the archive can only be read in order"))?;
+        let mut sum = crc32fast::Hasher::new();
+        let mut done = 0;
+        while done < chunk.len {
+            common.cancel.check()?;
+            let mut buf = match self.bufs.try_get() {
+                Some(buf) => buf,
+                None => {
+                    sink.flush()?;
+                    self.flush();
+                    self.bufs.get(&common.cancel)?
+                }
+            };
+            let len = usize::try_from(chunk.len - done)
+                .unwrap_or(usize::MAX)
+                .min(buf.len());
+            let piece = buf.get_mut(..len).unwrap_or_default();
+            let position = chunk.begin + done;
+            let n = source.read_at(piece, position)?;
+            if n < len {
+                return Err(Error::new(Kind::Incomplete, "the archive became shorter:")
+                    .at(position + n as u64));
+            }
+            sum.update(piece);
+            sink.data(chunk.offset + done, buf.freeze(len))?;
+            done += len as u64;
+        }
+        chunk.head.check_crc(sum.clone().finalize())?;
+        Ok(sum)
+    }
+
+    /// Waits until nobody else works on a file, and takes over what they have found.
+    fn settle(&mut self, slot: u32) {
+        let Some(shared) = self.files.get(&slot).and_then(|f| f.shared.clone()) else {
+            return;
+        };
+        while let Ok(task) = self.tasks.try_recv() {
+            self.help(task);
+        }
+        shared.wait();
+        let Some(file) = self.files.get_mut(&slot) else {
+            return;
+        };
+        let collected = shared.collect(&mut file.sum);
+        if let (Err(error), true) = (collected, file.sink.is_some()) {
+            self.fail(slot, error);
         }
     }
 
@@ -218,13 +421,33 @@ impl<'s> Lane<'s> {
         let Some(file) = self.files.remove(&slot) else {
             return;
         };
-        Counters::add(&self.monitor.counters().done_files, 1);
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        Counters::add(&self.common.monitor.counters().done_files, 1);
+        let mut results = self
+            .common
+            .results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         results.files += 1;
         results.payload_bytes += file.payload_bytes;
         if results.indexed {
-            let held = Entry::Held((file.payload_bytes, file.file_crc.finalize()));
+            let held = Entry::Held((file.payload_bytes, file.sum.finalize()));
             results.meet(&file.path, held);
         }
+    }
+}
+
+/// Counts a lane as idle while it lives.
+struct Idle<'s>(&'s AtomicUsize);
+
+impl<'s> Idle<'s> {
+    fn new(idle: &'s AtomicUsize) -> Self {
+        idle.fetch_add(1, Ordering::Relaxed);
+        Self(idle)
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -7,6 +7,7 @@
 //! Damage is not the run's end but a finding: it is collected in the [`Outcome`]. Only what is not the archive's fault (a
 //! full disk, a signal) ends the run through its [`Cancel`] token.
 
+mod far;
 mod index_reader;
 mod lane;
 mod outcome;
@@ -14,7 +15,7 @@ mod outcome;
 pub use outcome::{End, Failure, Outcome};
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -23,14 +24,16 @@ use crossbeam_channel::{Sender, bounded};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::monitor::Monitor;
+use crate::base::pool::BufPool;
 use crate::pipeline::input::Input;
 use crate::pipeline::sink::{Attributes, Sink};
 use crate::xbstream::index::INDEX_PATH;
 use crate::xbstream::{
     ArchivePath, Body, ChunkHead, CrcCheck, Decoder, Event, Options, Step, Tracker,
 };
+use far::{FAR_LEN_MIN, FarChunk};
 use index_reader::IndexReader;
-use lane::Lane;
+use lane::{Common, Lane};
 use outcome::Results;
 
 /// Operations that go to a lane together: small files have five each, and a hand-over costs more than most of them.
@@ -47,6 +50,8 @@ const FILE_WEIGHT: u64 = 16 << 10;
 pub struct DemuxOptions {
     /// Threads that check and write files.
     pub lanes: usize,
+    /// Buffers of each lane for what it reads itself, and bytes of each.
+    pub lane_bufs: (usize, usize),
     /// Go on after a bad file as far as the stream allows.
     pub keep_going: bool,
 }
@@ -63,18 +68,30 @@ pub fn run(
 ) -> Result<Outcome> {
     let results = Mutex::new(Results::default());
     let stop = AtomicBool::new(false);
+    let source = input.source();
+    let far_end = source.as_ref().map(|source| source.len());
+    let common = Common {
+        sink,
+        results: &results,
+        stop: (!options.keep_going).then_some(&stop),
+        source,
+        idle: AtomicUsize::new(0),
+        cancel: cancel.clone(),
+        monitor: Arc::clone(monitor),
+    };
     let (read, end) = std::thread::scope(|scope| {
         let mut lanes = Vec::with_capacity(options.lanes);
+        let (give, tasks) = bounded(options.lanes.max(1));
         for _ in 0..options.lanes.max(1) {
             let (queue, batches) = bounded(LANE_QUEUE_LEN);
             let load = Arc::new(AtomicU64::new(0));
+            let bufs = BufPool::new(options.lane_bufs.0, options.lane_bufs.1);
             let lane = Lane::new(
-                sink,
+                &common,
                 Arc::clone(&load),
-                &results,
-                (!options.keep_going).then_some(&stop),
-                cancel.clone(),
-                Arc::clone(monitor),
+                bufs,
+                tasks.clone(),
+                give.clone(),
             );
             lanes.push(LaneHandle {
                 queue,
@@ -86,8 +103,10 @@ pub fn run(
                 .spawn_scoped(scope, move || lane.run(&batches))
                 .map_err(|e| Error::new(Kind::Failed, "cannot start a lane thread").source(e))?;
         }
+        drop((give, tasks));
         let mut reader = Reader {
             lanes,
+            far_end,
             slots: HashMap::new(),
             next_slot: 0,
             current: None,
@@ -182,6 +201,8 @@ enum Op {
     Data(u32, u64, Bytes),
     Hole(u32, u64, u64),
     ChunkEnd(u32, Box<ChunkHead>),
+    /// A whole chunk that is still in the source.
+    Far(u32, Box<FarChunk>),
     Close(u32),
     /// Everything before it is done when the sender is dropped.
     Barrier(#[expect(dead_code, reason = "dropping it is the answer")] Sender<()>),
@@ -201,6 +222,8 @@ struct Reader<'s> {
     /// Open files: slot and lane.
     slots: HashMap<ArchivePath, (u32, usize)>,
     next_slot: u32,
+    /// Length of the archive if lanes can read it themselves.
+    far_end: Option<u64>,
     /// The file and head whose payload is passing.
     current: Option<(Current, Box<ChunkHead>)>,
     tracker: Tracker,
@@ -247,22 +270,59 @@ impl Reader<'_> {
         loop {
             while let Some(event) = decoder.next()? {
                 self.event(event)?;
+                if self.skip_far(&mut decoder)? {
+                    input.skip_to(decoder.position());
+                }
             }
             // Waiting for input may take long, and for a buffer for ever if we held some back.
-            self.send_all()?;
+            if input.may_wait() {
+                self.send_all()?;
+            }
             let Some(bytes) = input.next_unless(self.stop)? else {
                 return Ok(true);
             };
             if bytes.is_empty() {
                 break;
             }
-            *total += bytes.len() as u64;
             decoder.feed(bytes);
+            *total = decoder.fed_end();
         }
         while let Some(event) = decoder.finish()? {
             self.event(event)?;
         }
         Ok(false)
+    }
+
+    /// Leaves the chunk that has just begun to its lane if that can read it. Tells whether the input must skip.
+    fn skip_far(&mut self, decoder: &mut Decoder) -> Result<bool> {
+        let (Some(far_end), Some((Current::Slot(..), head))) = (self.far_end, &self.current) else {
+            return Ok(false);
+        };
+        let Body::Payload { len, offset, .. } = head.body else {
+            return Ok(false);
+        };
+        // What is in the buffer goes as it is; and what the source does not have is for the decoder to find missing.
+        let is_far = len >= FAR_LEN_MIN
+            && len > decoder.buffered() as u64
+            && decoder.position().saturating_add(len) <= far_end;
+        if !is_far {
+            return Ok(false);
+        }
+        let Some(begin) = decoder.skip_payload() else {
+            return Ok(false);
+        };
+        let Some((Current::Slot(slot, lane), head)) = self.current.take() else {
+            return Ok(false);
+        };
+        self.weigh(lane, len);
+        let chunk = FarChunk {
+            head: *head,
+            begin,
+            len,
+            offset,
+        };
+        self.send(lane, Op::Far(slot, Box::new(chunk)))?;
+        Ok(true)
     }
 
     /// Files left open, and the index if there was one. Lanes end when their queues are dropped.
