@@ -10,6 +10,8 @@ xbpipe_missing_packages() {
         mbstream:mariadb-backup zstd:zstd lz4:lz4 xz:xz-utils pv:pv openssl:openssl; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done | sort -u
+    # A server without it has no such file anywhere; one that is not Debian's has its plugins elsewhere.
+    [ -e /usr/lib/mysql/plugin/provider_lz4.so ] || echo mariadb-plugin-provider-lz4
 }
 
 xbpipe_setup() {

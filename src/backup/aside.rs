@@ -1,6 +1,7 @@
 //! A sink for files that are read while the server is locked: they wait in an unnamed file, and reach the real sink when the
 //! lock is released. So neither a slow consumer of the backup nor a compressor holds the server up.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -54,9 +55,22 @@ impl Aside {
         })
     }
 
+    /// Bytes that it may take.
+    pub(super) const fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Whether `bytes` more stay within the limit.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         self.lock().len.saturating_add(bytes) <= self.limit
+    }
+
+    /// Drops the files of these names; returns how many there were. Their space is not used again.
+    pub(super) fn forget(&self, names: &HashSet<ArchivePath>) -> usize {
+        let mut state = self.lock();
+        let before = state.kept.len();
+        state.kept.retain(|file| !names.contains(&file.name));
+        before - state.kept.len()
     }
 
     /// Hands everything on, file by file, in the order in which the files were closed.
@@ -233,6 +247,14 @@ mod tests {
             // `b` is never closed: it was not whole.
         }
         assert!(first.has_room(90) && !first.has_room(95));
+        let gone = HashSet::from([name("gone"), name("never there")]);
+        for file in &gone {
+            first.open(file, Attributes::default()).unwrap();
+        }
+        assert_eq!(first.forget(&gone), 0, "they were never closed");
+        let file = first.open(&name("gone"), Attributes::default()).unwrap();
+        file.close().unwrap();
+        assert_eq!(first.forget(&gone), 1);
         let pool = BufPool::new(1, 3);
         first.replay(&second, &pool, &Cancel::new()).unwrap();
         let state = second.lock();

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::backup::ahead::Ahead;
 use crate::backup::copy_pages::{Check, Copier, Head};
 use crate::backup::follow_redo::{CopiedLog, LOG_NAME};
-use crate::backup::inventory::{PlainFile, Tablespace, if_there};
+use crate::backup::inventory::{PlainFile, Stamp, Tablespace, if_there};
 use crate::backup::ledger::Ledger;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
@@ -51,7 +52,7 @@ pub(super) struct Copy<'a> {
 
 impl Copy<'_> {
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(self.ledger)
     }
 
     pub(super) fn copier(&self) -> Copier<'_> {
@@ -186,21 +187,54 @@ impl Copy<'_> {
     }
 
     pub(super) fn plain_files(&self, files: Vec<PlainFile>) -> Result<()> {
-        let total = files.iter().map(|f| f.size).sum();
+        let total = files.iter().map(|f| f.stamp.size).sum();
         Counters::add(&self.run.monitor.counters().total_bytes, total);
         self.on_lanes(files, |file| self.plain_file(&file))
     }
 
+    /// Copies those of `files` that nobody seems to write to, as they are now, at most `room` bytes.
+    pub(super) fn ahead(&self, mut files: Vec<PlainFile>, mut room: u64) -> Result<Ahead> {
+        // Of tables in use as many as possible: small ones first.
+        files.sort_by_key(|f| f.stamp.size);
+        files.retain(|f| {
+            let left = room.checked_sub(f.stamp.size);
+            room = left.unwrap_or(room);
+            left.is_some() && f.stamp.is_settled()
+        });
+        let total = files.iter().map(|f| f.stamp.size).sum();
+        Counters::add(&self.run.monitor.counters().total_bytes, total);
+        let ahead = Mutex::new(Ahead::default());
+        self.on_lanes(files, |file| {
+            let Some(source) = if_there(File::open(&file.place))? else {
+                return Ok(());
+            };
+            let stamp = Stamp::from(source.stat()?);
+            // The file may be another one by now, and its index file yet another: then it is left for the lock, too.
+            if stamp == file.stamp {
+                match self.opened_file(&source, &file) {
+                    Ok(()) => lock(&ahead).add(file),
+                    Err(error) if error.is_not_found() || error.kind() == Kind::Checksum => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })?;
+        Ok(ahead.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(super) fn plain_file(&self, file: &PlainFile) -> Result<()> {
+        self.opened_file(&File::open(&file.place)?, file)
+    }
+
+    fn opened_file(&self, source: &File, file: &PlainFile) -> Result<()> {
         self.run.monitor.file(&file.name);
-        let source = File::open(&file.place)?;
         let check = self.aria_check(file)?;
         let mut out = self.sink.open(&file.name, Attributes::default())?;
         if check.is_some() {
             self.copier()
-                .copy(&source, out.as_mut(), check.as_ref(), PageNo(0))?;
+                .copy(source, out.as_mut(), check.as_ref(), PageNo(0))?;
         } else {
-            self.copy_whole(&source, out.as_mut())?;
+            self.copy_whole(source, out.as_mut())?;
         }
         out.close()?;
         self.file_done();
@@ -264,4 +298,8 @@ impl Copy<'_> {
         self.file_done();
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

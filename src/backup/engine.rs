@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::backup::ahead::may_be_mapped;
 use crate::backup::aside::Aside;
 use crate::backup::copying::{Copy, SpaceKind, Work};
 use crate::backup::follow_redo::{LogStart, RedoFollower};
@@ -42,6 +43,9 @@ const ASIDE_BUFS: usize = 8;
 /// Most bytes that are kept aside while the server is locked. A server with more than this outside of InnoDB has to wait for
 /// the target; the few files that are copied with commits blocked are kept aside in any case.
 const ASIDE_LEN_MAX: u64 = 1 << 30;
+
+/// Share of that for what is copied before the lock, one part of this many. It may have to be copied again under the lock.
+const AHEAD_PART: u64 = 2;
 
 /// Share of the free space in the spool's directory that may be used for that: one part of this many.
 const ASIDE_SPACE_PART: u64 = 4;
@@ -166,6 +170,11 @@ impl Connected<'_> {
             }
         };
 
+        monitor.phase("copying other files");
+        let mut early = inventory.others()?.early;
+        early.retain(|file| !may_be_mapped(file, &self.variables));
+        let ahead = locked.ahead(early, aside.limit() / AHEAD_PART)?;
+
         monitor.phase("waiting for the redo log and the target");
         // What is still on its way would be waited for with DDL blocked.
         settle()?;
@@ -174,7 +183,7 @@ impl Connected<'_> {
         monitor.phase("waiting for BACKUP STAGE BLOCK_DDL");
         self.session.backup_stage(Stage::BlockDdl)?;
         let ddl_blocked = Instant::now();
-        monitor.phase("copying other files, DDL is blocked");
+        monitor.phase("copying what changed, DDL is blocked");
         let lsn = self.session.lsn_status()?.current;
         self.session.flush_engine_logs()?;
         follower.wait_for(lsn)?;
@@ -184,8 +193,10 @@ impl Connected<'_> {
         };
         let (reconciled, fresh) = copy.reconcile(&inventory, &follower.spaces(), &beginning)?;
         with_room(fresh.iter().map(|w| w.space.size).sum()).tablespaces(fresh)?;
-        let others = inventory.others(monitor.as_ref())?;
-        with_room(others.early.iter().map(|f| f.size).sum()).plain_files(others.early)?;
+        let mut others = inventory.others()?;
+        let outdated = ahead.reconcile(&mut others.early);
+        let forgotten = aside.forget(&outdated);
+        with_room(others.early.iter().map(|f| f.stamp.size).sum()).plain_files(others.early)?;
         for database in &others.empty_databases {
             locked.empty_database(database)?;
         }
@@ -236,6 +247,12 @@ impl Connected<'_> {
             monitor.warning(error.to_string());
         }
 
+        for place in others.left_out {
+            monitor.warning(format!(
+                "left out {place:?}: not a file of a storage engine that this version knows"
+            ));
+        }
+
         monitor.phase("copying the redo log");
         drop(locked);
         aside.replay(sink, &copy.pool, &self.run.cancel)?;
@@ -275,7 +292,7 @@ impl Connected<'_> {
             to_lsn: end.last_checkpoint,
             last_lsn: log.last_lsn,
             binlog: metadata.binlog,
-            files: Counters::get(&monitor.counters().done_files),
+            files: Counters::get(&monitor.counters().done_files) - forgotten as u64,
             redo_bytes,
             ddl_blocked: locks.ddl,
             commits_blocked: locks.commits,

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::{self, EntryKind, Identity};
-use crate::base::monitor::Monitor;
 use crate::server::variables::Variables;
 use crate::xbstream::ArchivePath;
 
@@ -57,8 +56,33 @@ pub(crate) struct PlainFile {
     pub(crate) name: ArchivePath,
     /// Where it is.
     pub(crate) place: PathBuf,
-    /// Length when it was listed, in bytes.
+    /// What it was when it was listed.
+    pub(crate) stamp: Stamp,
+}
+
+/// Which file something is, and in which state. It tells whether anybody wrote to it, but for writes through a mapping,
+/// and for those within the same tick of the file system's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Which file it is.
+    pub(crate) identity: Identity,
+    /// Its length in bytes.
     pub(crate) size: u64,
+    /// When it was written to last, nanoseconds since the epoch.
+    pub(crate) modified_ns: i128,
+    /// When anything of it changed last.
+    pub(crate) changed_ns: i128,
+}
+
+impl From<fsx::Stat> for Stamp {
+    fn from(stat: fsx::Stat) -> Self {
+        Self {
+            identity: stat.identity,
+            size: stat.size,
+            modified_ns: stat.modified_ns,
+            changed_ns: stat.changed_ns,
+        }
+    }
 }
 
 /// Everything that is not InnoDB.
@@ -70,6 +94,8 @@ pub(crate) struct OtherFiles {
     pub(crate) late: Vec<PlainFile>,
     /// Database directories without any file.
     pub(crate) empty_databases: Vec<String>,
+    /// What is in the directories of databases and is no file of a storage engine that we know.
+    pub(crate) left_out: Vec<PathBuf>,
 }
 
 /// Finds files by the server's variables.
@@ -160,8 +186,8 @@ impl<'a> Inventory<'a> {
         }
     }
 
-    /// Everything else that belongs into a backup. What is unknown is left out with a warning.
-    pub(crate) fn others(&self, monitor: &dyn Monitor) -> Result<OtherFiles> {
+    /// Everything else that belongs into a backup.
+    pub(crate) fn others(&self) -> Result<OtherFiles> {
         let mut found = OtherFiles::default();
         for (database, directory) in self.databases()? {
             let mut any = false;
@@ -174,10 +200,7 @@ impl<'a> Inventory<'a> {
                     continue;
                 }
                 if entry.kind == EntryKind::Dir || !COPIED.contains(&extension) {
-                    monitor.warning(format!(
-                        "left out {:?}: not a file of a storage engine that this version knows",
-                        directory.join(name)
-                    ));
+                    found.left_out.push(directory.join(name));
                     continue;
                 }
                 any = true;
@@ -188,7 +211,7 @@ impl<'a> Inventory<'a> {
                 let file = PlainFile {
                     name: db_name(&database, name)?,
                     place,
-                    size: stat.size,
+                    stamp: stat.into(),
                 };
                 let late = database.as_bytes() == b"mysql"
                     && extension != "frm"
@@ -293,11 +316,11 @@ impl<'a> Inventory<'a> {
     }
 
     fn plain(&self, place: PathBuf) -> Result<PlainFile> {
-        let size = fsx::stat(&place)?.size;
+        let stamp = fsx::stat(&place)?.into();
         Ok(PlainFile {
             name: top_name(&place)?,
             place,
-            size,
+            stamp,
         })
     }
 }

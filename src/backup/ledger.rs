@@ -203,6 +203,7 @@ mod tests {
             size: 0,
             allocated: 0,
             modified_ns: 5,
+            changed_ns: 5,
             uid: 0,
             gid: 0,
             mode: 0,

@@ -5,6 +5,7 @@
 //! files are reconciled by tablespace id with what is there; everything that is not InnoDB is copied under that lock; and
 //! the lock must still be ours when it is released.
 
+mod ahead;
 mod aside;
 mod copy_pages;
 mod copying;

@@ -40,6 +40,8 @@ pub struct Stat {
     pub allocated: u64,
     /// Modification time, nanoseconds since the epoch.
     pub modified_ns: i128,
+    /// Time of the last change to content or attributes, which no program can set; nanoseconds since the epoch.
+    pub changed_ns: i128,
     /// Owner.
     pub uid: u32,
     /// Group.
@@ -63,6 +65,7 @@ impl From<fs::Metadata> for Stat {
             size: meta.len(),
             allocated: meta.blocks().saturating_mul(512),
             modified_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+            changed_ns: i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
             uid: meta.uid(),
             gid: meta.gid(),
             mode: meta.mode(),

@@ -220,12 +220,13 @@ impl Watcher {
             Style::None => {}
             Style::Bar => {
                 if let Some(bar) = &self.bar {
+                    // Each of these may draw.
+                    bar.set_message(format!("{} files", Counters::get(&counters.done_files)));
                     if total > 0 && bar.length() != Some(total) {
                         bar.set_length(total);
                         bar.set_style(bar_style(true));
                     }
                     bar.set_position(read);
-                    bar.set_message(format!("{} files", Counters::get(&counters.done_files)));
                 }
             }
             Style::Plain => report::tell(&self.plain_line(read, total)),

@@ -35,6 +35,7 @@ pub(super) const NAMES: &[&str] = &[
     "log_bin",
     "log_bin_basename",
     "lower_case_table_names",
+    "myisam_use_mmap",
     "pid_file",
     "plugin_dir",
     "port",
@@ -131,6 +132,8 @@ pub struct Variables {
     pub ignore_db_dirs: Vec<String>,
     /// `lower_case_table_names`
     pub lower_case_table_names: u8,
+    /// `myisam_use_mmap`
+    pub myisam_use_mmap: bool,
     /// `secure_file_priv`; `None` when empty (no restriction).
     pub secure_file_priv: Option<PathBuf>,
     /// `pid_file`
@@ -226,6 +229,7 @@ impl Variables {
                 .map(|list| list.split(',').map(str::to_owned).collect())
                 .unwrap_or_default(),
             lower_case_table_names: values.number("lower_case_table_names")?,
+            myisam_use_mmap: values.switch("myisam_use_mmap"),
             secure_file_priv: values.optional("secure_file_priv").map(PathBuf::from),
             pid_file: optional_dir("pid_file"),
             plugin_dir: optional_dir("plugin_dir"),

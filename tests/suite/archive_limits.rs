@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use xbpipe::pipeline::budget::OVERHEAD_MAX;
 
-use crate::tool::{Done, files, finish, noise, pipe, run, scratch, write_tree, xbpipe};
+use crate::tool::{Done, files, finish, need, noise, pipe, run, scratch, write_tree, xbpipe};
 
 const MIB: u64 = 1 << 20;
 
@@ -130,6 +130,46 @@ fn a_slow_reader_does_not_make_memory_grow() {
             watcher.join().unwrap(),
             memory * MIB,
         );
+    }
+}
+
+#[test]
+fn behind_pv_memory_stays_and_head_ends_it() {
+    need("pv", "pv");
+    let root = scratch();
+    let source = root.path().join("source");
+    let mut tree = files([("big", &noise(200 << 20, 1)[..])]);
+    for i in 0..2000 {
+        let name = format!("small/{i}");
+        tree.extend(files([(name.as_str(), &noise(16_000, i)[..])]));
+    }
+    write_tree(&source, &tree);
+    drop(tree);
+    for (memory, options) in [
+        (8, &["--parallel", "4"][..]),
+        (16, &["--parallel", "2", "--compress", "zstd:1"]),
+    ] {
+        let size = format!("{memory}M");
+        let mut child = spawn(create(&source, &[options, &["--memory", &size]].concat()));
+        let watcher = watch(child.id());
+        let mut slow = Command::new("pv");
+        slow.args(["--quiet", "--rate-limit", "10M"])
+            .stdin(child.stdout.take().unwrap());
+        let mut slow = spawn(slow);
+        let mut few = Command::new("head");
+        few.args(["-c", "25M"]).stdin(slow.stdout.take().unwrap());
+        let few = finish(spawn(few)).expect(0);
+        assert_eq!(few.out.len(), 25 << 20);
+        let done = finish(child).expect(1);
+        assert!(
+            done.last_line().contains("the reader went away"),
+            "{}",
+            done.err
+        );
+        // One sentence, and what to do.
+        assert!(done.err.lines().count() <= 2, "{}", done.err);
+        slow.wait().unwrap();
+        assert_peak("behind pv", watcher.join().unwrap(), memory * MIB);
     }
 }
 

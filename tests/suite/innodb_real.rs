@@ -204,16 +204,18 @@ fn the_ring_is_followed_while_the_server_writes() {
     let server = TestServer::start(&[]);
     server.sql(&load(1));
     let mut tail = Tail::open(&server);
-    let mut load = server.sql_in_background(&load(60));
     let mut rounds = 0;
-    while load.try_wait().unwrap().is_none() {
-        tail.catch_up(&server, 3 << 20);
-        rounds += 1;
+    // However slow this machine is just now, some rounds fall into the time of the load.
+    while rounds < 6 {
+        let mut load = server.sql_in_background(&load(60));
+        while load.try_wait().unwrap().is_none() {
+            tail.catch_up(&server, 3 << 20);
+            rounds += 1;
+        }
+        assert!(load.wait().unwrap().success());
     }
-    assert!(load.wait().unwrap().success());
     server.sql("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS");
     let end = tail.catch_up(&server, 3 << 20);
-    assert!(rounds > 5, "{rounds}");
     assert_eq!(scan(&tail.out, end).unwrap(), tail.events);
     // More than one lap.
     assert!(tail.out.len() > 10 << 20, "{}", tail.out.len());

@@ -22,8 +22,8 @@ mod raw_backup;
 mod replica;
 #[path = "../support/server.rs"]
 mod server;
-#[path = "../support/server_session.rs"]
-mod server_session_support;
+#[path = "../support/session.rs"]
+mod session;
 mod tool;
 mod vec_file;
 #[path = "../support/workload.rs"]
@@ -35,11 +35,14 @@ mod archive_interop;
 mod archive_limits;
 mod archive_ranges;
 mod archive_roundtrip;
+mod backup_ahead;
 mod backup_ddl;
 mod backup_failures;
 mod backup_layouts;
 mod backup_load;
+mod backup_replica;
 mod cli_contract;
+mod cli_progress;
 mod fuzzed;
 mod innodb_pages_real;
 mod innodb_prepare_real;

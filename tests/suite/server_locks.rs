@@ -11,9 +11,8 @@ use xbpipe::server::privileges::Needs;
 use xbpipe::server::session::{Server, Waits};
 use xbpipe::server::sql::Stage;
 
-use crate::server_session_support::{
-    PATIENCE, TestServer, assert_server, options, wait_for, waits,
-};
+use crate::server::TestServer;
+use crate::session::{PATIENCE, assert_server, options, wait_for, waits};
 
 #[test]
 fn stages_are_held_until_the_session_ends() {

@@ -1,6 +1,7 @@
 //! TLS over loopback TCP with certificates made on the spot.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use xbpipe::base::cancel::Cancel;
 use xbpipe::base::error::{Kind, Result};
@@ -8,7 +9,8 @@ use xbpipe::base::fsx;
 use xbpipe::server::connect::{Endpoint, Tls, TlsMode};
 use xbpipe::server::session::{Server, Session};
 
-use crate::server_session_support::{TestServer, free_port, options, run};
+use crate::server::{TestServer, free_port, on_port, run};
+use crate::session::options;
 
 fn path(dir: &Path, name: &str) -> String {
     dir.join(name).to_str().unwrap().to_owned()
@@ -16,42 +18,36 @@ fn path(dir: &Path, name: &str) -> String {
 
 fn new_key(dir: &Path, name: &str) -> String {
     let key = path(dir, name);
-    run(
-        "openssl",
-        &[
-            "genpkey",
-            "-algorithm",
-            "EC",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-out",
-            &key,
-        ],
-    );
+    run(Command::new("openssl").args([
+        "genpkey",
+        "-algorithm",
+        "EC",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-out",
+        &key,
+    ]));
     key
 }
 
 /// A certificate authority: NAME.pem and NAME.key.
 fn authority(dir: &Path, name: &str) -> PathBuf {
     let (cert, key) = (format!("{name}.pem"), new_key(dir, &format!("{name}.key")));
-    run(
-        "openssl",
-        &[
-            "req",
-            "-x509",
-            "-new",
-            "-key",
-            &key,
-            "-subj",
-            &format!("/CN={name}"),
-            "-days",
-            "3",
-            "-addext",
-            "basicConstraints=critical,CA:TRUE",
-            "-out",
-            &path(dir, &cert),
-        ],
-    );
+    run(Command::new("openssl").args([
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        &key,
+        "-subj",
+        &format!("/CN={name}"),
+        "-days",
+        "3",
+        "-addext",
+        "basicConstraints=critical,CA:TRUE",
+        "-out",
+        &path(dir, &cert),
+    ]));
     dir.join(cert)
 }
 
@@ -60,19 +56,16 @@ fn authority(dir: &Path, name: &str) -> PathBuf {
 fn certificate(dir: &Path, who: &str, ca: &str, name: &str) {
     let key = new_key(dir, &format!("{who}.key"));
     let request = path(dir, "request");
-    run(
-        "openssl",
-        &[
-            "req",
-            "-new",
-            "-key",
-            &key,
-            "-subj",
-            &format!("/CN={who}"),
-            "-out",
-            &request,
-        ],
-    );
+    run(Command::new("openssl").args([
+        "req",
+        "-new",
+        "-key",
+        &key,
+        "-subj",
+        &format!("/CN={who}"),
+        "-out",
+        &request,
+    ]));
     let extensions = dir.join("extensions");
     let extension = if name.is_empty() {
         String::new()
@@ -80,26 +73,23 @@ fn certificate(dir: &Path, who: &str, ca: &str, name: &str) {
         format!("subjectAltName={name}\n")
     };
     fsx::write_small(&extensions, extension.as_bytes()).unwrap();
-    run(
-        "openssl",
-        &[
-            "x509",
-            "-req",
-            "-in",
-            &request,
-            "-CA",
-            &path(dir, &format!("{ca}.pem")),
-            "-CAkey",
-            &path(dir, &format!("{ca}.key")),
-            "-CAcreateserial",
-            "-days",
-            "3",
-            "-extfile",
-            extensions.to_str().unwrap(),
-            "-out",
-            &path(dir, &format!("{who}.pem")),
-        ],
-    );
+    run(Command::new("openssl").args([
+        "x509",
+        "-req",
+        "-in",
+        &request,
+        "-CA",
+        &path(dir, &format!("{ca}.pem")),
+        "-CAkey",
+        &path(dir, &format!("{ca}.key")),
+        "-CAcreateserial",
+        "-days",
+        "3",
+        "-extfile",
+        extensions.to_str().unwrap(),
+        "-out",
+        &path(dir, &format!("{who}.pem")),
+    ]));
 }
 
 fn connect(host: &str, port: u16, user: &str, tls: Tls) -> Result<Session> {
@@ -115,6 +105,12 @@ fn tls(mode: TlsMode, ca: Option<&Path>, verify_name: bool) -> Tls {
         identity: None,
         verify_name,
     }
+}
+
+fn start_tcp(port: u16, options: &[String]) -> TestServer {
+    let tcp = on_port(port);
+    let options: Vec<&str> = tcp.iter().chain(options).map(String::as_str).collect();
+    TestServer::start(&options)
 }
 
 fn create_users(server: &TestServer) {
@@ -134,14 +130,12 @@ fn certificates_are_verified() {
     certificate(dir, "server", "good", "IP:127.0.0.1");
     certificate(dir, "client", "good", "DNS:client");
     let port = free_port();
-    let server = TestServer::start_tcp(
-        Some(port),
-        &[
-            &format!("--ssl-ca={}", good.display()),
-            &format!("--ssl-cert={}", path(dir, "server.pem")),
-            &format!("--ssl-key={}", path(dir, "server.key")),
-        ],
-    );
+    let tls_options = [
+        format!("--ssl-ca={}", good.display()),
+        format!("--ssl-cert={}", path(dir, "server.pem")),
+        format!("--ssl-key={}", path(dir, "server.key")),
+    ];
+    let server = start_tcp(port, &tls_options);
     create_users(&server);
     let host = "127.0.0.1";
     let required = |ca, verify| tls(TlsMode::Required, ca, verify);
@@ -217,7 +211,7 @@ fn certificates_are_verified() {
 #[test]
 fn a_server_without_tls() {
     let port = free_port();
-    let server = TestServer::start_tcp(Some(port), &["--skip-ssl"]);
+    let server = start_tcp(port, &["--skip-ssl".to_owned()]);
     create_users(&server);
     connect(
         "127.0.0.1",

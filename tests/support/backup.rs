@@ -1,9 +1,15 @@
 //! Runs `xbpipe backup` against test servers, stops its reader at a chosen place, restores and compares.
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::server::{TestServer, run};
+
+/// How long a backup may take to get from one step to the next.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub(crate) fn xbpipe() -> Command {
@@ -49,6 +55,8 @@ pub(crate) struct Streamed {
     child: Child,
     pipe: ChildStdout,
     stream: Vec<u8>,
+    said: Arc<Mutex<Vec<u8>>>,
+    listener: JoinHandle<()>,
 }
 
 impl Streamed {
@@ -59,10 +67,46 @@ impl Streamed {
             .spawn()
             .unwrap();
         let pipe = child.stdout.take().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let listener = {
+            let said = Arc::clone(&said);
+            std::thread::spawn(move || {
+                for line in stderr.split(b'\n').map_while(Result::ok) {
+                    let mut said = said.lock().unwrap();
+                    said.extend_from_slice(&line);
+                    said.push(b'\n');
+                }
+            })
+        };
         Self {
             child,
             pipe,
             stream: Vec::new(),
+            said,
+            listener,
+        }
+    }
+
+    /// Whether it has said these words.
+    pub(crate) fn has_said(&self, words: &str) -> bool {
+        contains(&self.said.lock().unwrap(), words.as_bytes())
+    }
+
+    /// Waits, without reading, until it says these words.
+    pub(crate) fn rest_until_said(&self, words: &str) {
+        let begin = Instant::now();
+        while !self.has_said(words) {
+            assert!(begin.elapsed() < PATIENCE, "it does not say {words:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Reads, slowly, until it says these words. Most of its buffers still wait for the reader then.
+    pub(crate) fn read_until_said(&mut self, words: &str) {
+        while !self.has_said(words) {
+            assert!(self.read_some() > 0, "the stream ended before {words:?}");
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -97,7 +141,14 @@ impl Streamed {
     /// Reads the rest, however the backup ends.
     pub(crate) fn end(mut self) -> (Output, Vec<u8>) {
         self.pipe.read_to_end(&mut self.stream).unwrap();
-        (self.child.wait_with_output().unwrap(), self.stream)
+        let status = self.child.wait().unwrap();
+        self.listener.join().unwrap();
+        let output = Output {
+            status,
+            stdout: Vec::new(),
+            stderr: self.said.lock().unwrap().clone(),
+        };
+        (output, self.stream)
     }
 
     /// Reads the rest of a backup that must succeed, and extracts it.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::client::Client;
 use crate::compare::{Compared, check_tables, same_rows};
 use crate::replica;
-use crate::server::{TestServer, free_port, on_port};
+use crate::server::{TestServer, free_port, mortal, on_port, spawn};
 use crate::workload::{self, Load, Tally, Workload};
 
 /// How long a replica may take to catch up.
@@ -229,21 +229,21 @@ fn pipe(
         socket.display(),
         target.display()
     ));
-    let mut backup = Command::new(xbpipe);
+    let mut backup = mortal(xbpipe);
     backup
         .args(["backup", "--no-defaults", "--user", "root", "--socket"])
         .arg(socket)
         .stdout(Stdio::piped());
-    let mut backup = Process::start("backup", &mut backup, audience)?;
+    let mut backup = Process::start("backup", backup, audience)?;
     let mut stream = backup.child.stdout.take();
-    let mut extract = Command::new(xbpipe);
+    let mut extract = mortal(xbpipe);
     extract
         .args([OsStr::new("extract"), OsStr::new("-C"), target.as_os_str()])
         .stdin(match link {
             None => stream.take().map_or_else(Stdio::null, Stdio::from),
             Some(_) => Stdio::piped(),
         });
-    let mut extract = Process::start("extract", &mut extract, audience)?;
+    let mut extract = Process::start("extract", extract, audience)?;
     let ends = std::thread::scope(|scope| {
         if let (Some(link), Some(from), Some(to)) = (link, stream, extract.child.stdin.take()) {
             scope.spawn(move || carry(from, to, link));
@@ -274,9 +274,9 @@ fn carry(mut from: impl Read, mut to: impl Write, bytes_per_second: u32) {
 
 fn prepare(xbpipe: &Path, dir: &Path, audience: &dyn Audience) -> Result<(), String> {
     audience.command(&format!("xbpipe prepare {}", dir.display()));
-    let mut prepare = Command::new(xbpipe);
+    let mut prepare = mortal(xbpipe);
     prepare.arg("prepare").arg(dir).stdout(Stdio::null());
-    Process::start("prepare", &mut prepare, audience)?.wait()
+    Process::start("prepare", prepare, audience)?.wait()
 }
 
 /// One of our programs at work; its messages go to the audience. Killed if nobody waits for it.
@@ -289,13 +289,11 @@ struct Process<'a> {
 impl<'a> Process<'a> {
     fn start(
         name: &'static str,
-        command: &mut Command,
+        mut command: Command,
         audience: &'a dyn Audience,
     ) -> Result<Self, String> {
-        let child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("cannot run {command:?}: {e}"))?;
+        command.stderr(Stdio::piped());
+        let child = spawn(command).map_err(|e| format!("cannot run xbpipe {name}: {e}"))?;
         audience.started(child.id());
         Ok(Self {
             name,

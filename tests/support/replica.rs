@@ -24,6 +24,11 @@ pub(crate) fn grant(source: &mut Client) -> Result<(), String> {
     Ok(())
 }
 
+/// The account as options of `CHANGE MASTER`.
+pub(crate) fn login() -> String {
+    format!("MASTER_USER='xbreplica', MASTER_PASSWORD='{PASSWORD}'")
+}
+
 /// The GTID position that the backup in `dir` recorded.
 pub(crate) fn recorded_gtid(dir: &Path) -> Result<String, String> {
     let names = [Names::XTRABACKUP, Names::MARIADB_BACKUP];
@@ -54,8 +59,9 @@ pub(crate) fn catch_up(
     let mut replica = Client::connect(replica)?;
     replica.run(&format!("SET GLOBAL gtid_slave_pos = '{gtid}'"))?;
     replica.run(&format!(
-        "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, MASTER_USER='xbreplica', \
-         MASTER_PASSWORD='{PASSWORD}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1"
+        "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={port}, {}, \
+         MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1",
+        login()
     ))?;
     // The default, but the proof rests on it: a row that is not there, or there already, ends replication.
     replica.run("SET GLOBAL slave_exec_mode = 'STRICT'")?;

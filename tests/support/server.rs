@@ -1,5 +1,6 @@
 //! Throw-away MariaDB servers for tests: each has its own data directory, its own socket, no network, and dies with the
-//! value that owns it. A machine without `mariadbd` fails the test; it does not skip it.
+//! value that owns it, or with this program if that is killed. A machine without `mariadbd` fails the test; it does not
+//! skip it.
 //!
 //! Data directories are copied from a template that `mariadb-install-db` makes once per list of install options and
 //! that is kept in cargo's directory for test files.
@@ -8,9 +9,12 @@
     reason = "test support handles files with plain std"
 )]
 
+use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to start or to stop.
@@ -161,6 +165,15 @@ impl TestServer {
     }
 
     fn client(&self, statements: &str) -> Command {
+        let mut command = self.open_client();
+        command
+            .arg(format!("--execute={statements}"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A client that takes statements from its standard input.
+    pub(crate) fn open_client(&self) -> Command {
         let mut command = Command::new("mariadb");
         command
             .args([
@@ -169,9 +182,7 @@ impl TestServer {
                 "--batch",
                 "--skip-column-names",
             ])
-            .arg(format!("--socket={}", self.socket.display()))
-            .arg(format!("--execute={statements}"))
-            .stdin(Stdio::null());
+            .arg(format!("--socket={}", self.socket.display()));
         command
     }
 
@@ -250,11 +261,9 @@ fn launch(datadir: &Path, dir: &Path, options: &[String]) -> Child {
     // A starting server removes the temporary tables of every other one in its directory for them.
     let tmpdir = dir.join("tmp");
     run(Command::new("mkdir").arg("-p").arg(&tmpdir));
-    let mut command = Command::new("mariadbd");
-    // The package puts it where a user's PATH may not lead.
-    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = mortal("mariadbd");
     command
-        .env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin"))
+        .env("PATH", wide_path())
         .arg("--no-defaults")
         .arg(format!("--datadir={}", datadir.display()))
         .args(BASE_OPTIONS)
@@ -271,9 +280,43 @@ fn launch(datadir: &Path, dir: &Path, options: &[String]) -> Child {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap_or_else(|e| panic!("this test needs mariadbd (package mariadb-server): {e}"))
+        .stderr(Stdio::null());
+    spawn(command).unwrap_or_else(|e| panic!("this test needs setpriv (package util-linux): {e}"))
+}
+
+/// A command to [`spawn`], for a program that must not outlive this one, even if this one is killed.
+pub(crate) fn mortal(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+/// The program search path, and where packages put servers if a user's does not lead there.
+pub(crate) fn wide_path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/sbin:/usr/local/sbin")
+}
+
+/// Starts a [`mortal`] program. The kernel kills it when the thread that started it ends, so one that never ends starts
+/// them all.
+pub(crate) fn spawn(command: Command) -> std::io::Result<Child> {
+    type Order = (Command, Sender<std::io::Result<Child>>);
+    static STARTER: LazyLock<Sender<Order>> = LazyLock::new(|| {
+        let (orders, taken): (Sender<Order>, Receiver<Order>) = channel();
+        std::thread::spawn(move || {
+            for (mut command, reply) in taken {
+                let child = command.spawn();
+                // Our copies of its pipes must be closed when the one who ordered has it.
+                drop(command);
+                reply.send(child).ok();
+            }
+        });
+        orders
+    });
+    let (reply, child) = channel();
+    let gone = |_| std::io::Error::other("the thread that starts programs has ended");
+    STARTER.send((command, reply)).map_err(|_| gone(()))?;
+    child.recv().map_err(|_| gone(()))?
 }
 
 /// The directory to copy for `install_options`; made on first use.
@@ -302,7 +345,8 @@ fn template(install_options: &[&str]) -> PathBuf {
     install
         .env("TMPDIR", making.path())
         .args(["--no-defaults", "--auth-root-authentication-method=normal"])
-        .arg("--skip-test-db")
+        // A host whose own name cannot be looked up will do.
+        .args(["--skip-test-db", "--force"])
         .arg(format!("--datadir={}", data.display()))
         .arg(format!("--tmpdir={}", making.path().display()))
         .args(BASE_OPTIONS)
