@@ -39,6 +39,7 @@ mod backup_failures;
 mod backup_layouts;
 mod backup_load;
 mod cli_contract;
+mod codecs;
 mod fuzzed;
 mod innodb_pages_real;
 mod innodb_prepare_real;
