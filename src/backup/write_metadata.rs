@@ -68,6 +68,7 @@ pub(super) fn files(story: &Story<'_>) -> Result<Files> {
     {
         files.push((named(names.slave_info)?, slave_info(replica).render()));
     }
+    // r[metadata.galera-info]
     if let Some(g) = story.galera {
         let text = format!(
             "{}:{} {}\n",

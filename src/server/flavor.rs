@@ -191,7 +191,7 @@ impl Flavor {
     }
 
     /// Refuses a server we cannot back up. `allow_unknown` lets one through that is newer than this
-    /// program. A warning to show comes back for versions that were never tested.
+    /// program. A warning to show comes back for versions that no test runs with.
     pub fn check(&self, allow_unknown: bool) -> Result<Option<String>> {
         let refuse = |why: &str, hint: &str| {
             Err(Error::new(Kind::Server, format!("{self} {why}")).hint(hint))
@@ -199,7 +199,7 @@ impl Flavor {
         match self.row().support {
             Support::Supported => Ok(None),
             Support::SameFormat => Ok(Some(format!(
-                "{self} was never tested; its files have the format of a tested version"
+                "no test runs with {self}; its files have the format of a tested version: try a restore before you rely on it"
             ))),
             Support::Unknown if allow_unknown => Ok(Some(format!(
                 "{self} is newer than this program; restore and check this backup before you trust it"

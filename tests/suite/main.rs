@@ -58,6 +58,7 @@ mod server_locks;
 mod server_session;
 mod server_tls;
 mod spec;
+mod support_server;
 mod tidy;
 mod vectors;
 mod xbstream_props;
