@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::error::{Error, Kind};
+use crate::codec::CodecError;
 use crate::crypt::age::header::HEADER_LEN_MAX;
 use crate::crypt::xbcrypt::{IV_LEN, PAYLOAD_LEN_MAX};
 
@@ -87,15 +87,6 @@ impl ErrorKind {
             Self::OtherName { .. } => "OtherName",
             Self::OtherRun => "OtherRun",
             Self::Truncated(_) => "Truncated",
-        }
-    }
-
-    /// A key that does not fit is the caller's to change; the file may be good.
-    const fn exit_kind(&self) -> Kind {
-        match self {
-            Self::WrongKey | Self::NoIdentity | Self::Passphrase | Self::Armored => Kind::Failed,
-            Self::Truncated(_) => Kind::Incomplete,
-            _ => Kind::Checksum,
         }
     }
 
@@ -199,7 +190,7 @@ impl CryptError {
         self.position
     }
 
-    /// The same defect of bytes that begin `base` bytes into the file.
+    /// The same defect, `base` bytes further on.
     #[must_use]
     pub fn after(mut self, base: u64) -> Self {
         self.position = self.position.saturating_add(base);
@@ -215,15 +206,22 @@ impl fmt::Display for CryptError {
 
 impl std::error::Error for CryptError {}
 
-impl From<CryptError> for Error {
+/// A key that does not fit is the caller's to change: the file may be good.
+impl From<CryptError> for CodecError {
     fn from(error: CryptError) -> Self {
-        let kind = error.kind.exit_kind();
-        let mut out = Self::new(kind, "cannot decrypt")
-            .at(error.position)
-            .source(error.kind.to_string());
-        if let Some(hint) = error.kind.hint() {
-            out = out.hint(hint);
+        let what = error.kind.to_string();
+        let out = match *error.kind {
+            ErrorKind::Truncated(_) => Self::cut(what),
+            ErrorKind::WrongKey
+            | ErrorKind::NoIdentity
+            | ErrorKind::Passphrase
+            | ErrorKind::Armored => Self::refused(what),
+            _ => Self::damage(what),
+        };
+        let out = out.at(error.position);
+        match error.kind.hint() {
+            Some(hint) => out.hint(hint),
+            None => out,
         }
-        out
     }
 }

@@ -183,6 +183,15 @@ impl Identities {
     }
 }
 
+impl IntoIterator for Identities {
+    type Item = Identity;
+    type IntoIter = std::vec::IntoIter<Identity>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl From<Vec<Identity>> for Identities {
     fn from(identities: Vec<Identity>) -> Self {
         Self(identities)

@@ -5,11 +5,13 @@
 //! place and which of them is the last. Chunks depend on nothing but the key and their number.
 
 pub mod binding;
+pub mod codec;
 pub mod header;
 pub mod keys;
 pub mod payload;
 
 pub use binding::Binding;
+pub use codec::{AgeDecoder, AgeEncoder};
 pub use header::{Header, HeaderScanner};
 pub use keys::{Identities, Identity, Recipient, Recipients};
 pub use payload::{CHUNK_LEN, PayloadKey, SEALED_LEN};

@@ -112,6 +112,8 @@ pub(super) enum Scheme {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) scheme: Scheme,
+    /// Bytes of the head itself.
+    pub(super) len: usize,
     /// Bytes behind the head, the hash among them.
     pub(super) payload_len: u64,
     /// CRC-32 of the payload as stored.
@@ -149,14 +151,17 @@ impl HeadBuf {
         self.len == 0
     }
 
-    /// Takes what it needs from the front of `input`; a head when it is complete. Errors are counted from the head's first byte.
+    /// Bytes collected.
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Takes what it needs from the front of `input`; a head once it is complete. Errors are counted from the head's first byte.
     pub(super) fn take(&mut self, input: &mut &[u8]) -> Result<Option<Head>, CryptError> {
         loop {
             let want = self.wanted()?;
             if self.len >= want {
-                let head = self.parse()?;
-                self.len = 0;
-                return Ok(Some(head));
+                return Ok(Some(self.parse()?));
             }
             let take = (want - self.len).min(input.len());
             if take == 0 {
@@ -234,57 +239,9 @@ impl HeadBuf {
         checksum.copy_from_slice(&self.bytes[32..36]);
         Ok(Head {
             scheme,
+            len: self.len,
             payload_len: encrypted,
             checksum: u32::from_le_bytes(checksum),
         })
-    }
-}
-
-/// Follows chunks through pieces of any size without decrypting them.
-#[derive(Debug, Default, Clone)]
-pub struct ChunkScanner {
-    head: HeadBuf,
-    /// Payload of the current chunk that is still to come, once its head is known.
-    left: Option<u64>,
-    /// Where the current chunk began.
-    chunk: u64,
-    position: u64,
-}
-
-impl ChunkScanner {
-    /// Whether a chunk was begun and has not ended.
-    #[must_use]
-    pub fn is_inside(&self) -> bool {
-        self.left.is_some() || !self.head.is_empty()
-    }
-
-    /// Looks at the next bytes of the file: how many of them end the current chunk, or `None` if all belong to it and it goes on.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<usize>, CryptError> {
-        let mut rest = bytes;
-        let left = match self.left {
-            Some(left) => left,
-            None => {
-                let head = self.head.take(&mut rest).map_err(|e| e.after(self.chunk))?;
-                match head {
-                    Some(head) => head.payload_len,
-                    None => {
-                        self.position += bytes.len() as u64;
-                        return Ok(None);
-                    }
-                }
-            }
-        };
-        let here = rest.len() as u64;
-        if left > here {
-            self.left = Some(left - here);
-            self.position += bytes.len() as u64;
-            return Ok(None);
-        }
-        // At most what is here, so it fits.
-        let end = bytes.len() - rest.len() + usize::try_from(left).unwrap_or(rest.len());
-        self.left = None;
-        self.position += end as u64;
-        self.chunk = self.position;
-        Ok(Some(end))
     }
 }

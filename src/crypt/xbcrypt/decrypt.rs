@@ -1,5 +1,7 @@
 //! Decryption: pushed bytes in, content out, every chunk checked at its end.
 
+use std::sync::Arc;
+
 use crc32fast::Hasher;
 use ring::digest::{Context, SHA256};
 
@@ -14,7 +16,7 @@ const BLOCK_LEN: usize = 16 << 10;
 ///
 /// Content comes out before its chunk has been checked: an error at the chunk's end is about what came out before.
 pub struct Decryptor {
-    key: Key,
+    key: Arc<Key>,
     head: HeadBuf,
     chunk: Option<Chunk>,
     /// Where the current chunk began.
@@ -49,7 +51,7 @@ pub struct Step {
 impl Decryptor {
     /// A decryptor for bytes from the start of a file, or from the start of any of its chunks.
     #[must_use]
-    pub fn new(key: Key) -> Self {
+    pub fn new(key: Arc<Key>) -> Self {
         Self {
             key,
             head: HeadBuf::default(),
@@ -72,6 +74,7 @@ impl Decryptor {
                 let head = self.head.take(&mut rest).map_err(|e| e.after(self.begin))?;
                 self.position += (before - rest.len()) as u64;
                 let Some(head) = head else { break };
+                self.head = HeadBuf::default();
                 let (iv, hash_len) = match head.scheme {
                     Scheme::Bare(iv) => (Some(iv), 0),
                     Scheme::Hashed(iv) => (Some(iv), HASH_LEN),
@@ -132,6 +135,12 @@ impl Decryptor {
             consumed: input.len() - rest.len(),
             produced,
         })
+    }
+
+    /// Whether the input so far ends with a chunk.
+    #[must_use]
+    pub fn is_between_chunks(&self) -> bool {
+        self.chunk.is_none() && self.head.is_empty()
     }
 
     /// Fails unless the input ended with a chunk.

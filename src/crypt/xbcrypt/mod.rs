@@ -2,11 +2,13 @@
 //! (`format-spec/xbcrypt.md`).
 
 pub mod chunk;
+pub mod codec;
 pub mod decrypt;
 pub mod encrypt;
 pub mod key;
 
-pub use chunk::{ChunkScanner, IV_LEN, PAYLOAD_LEN_MAX, SPEC};
+pub use chunk::{IV_LEN, PAYLOAD_LEN_MAX, SPEC};
+pub use codec::{XbcryptDecoder, XbcryptEncoder};
 pub use decrypt::{Decryptor, Step};
 pub use encrypt::{encrypt, encrypted_len_max};
 pub use key::Key;
