@@ -7,6 +7,7 @@ pub mod backup;
 pub mod base;
 pub mod cli;
 pub mod codec;
+pub mod crypt;
 pub mod innodb;
 pub mod metadata;
 pub mod pipeline;
@@ -18,6 +19,8 @@ pub mod xbstream;
 /// Every table that `format-spec/` and the code share.
 pub const SPEC_TABLES: &[base::spec::Tables] = &[
     codec::TABLES,
+    crypt::xbcrypt::SPEC,
+    crypt::age::SPEC,
     innodb::TABLES,
     innodb::redo::TABLES,
     metadata::TABLES,

@@ -47,7 +47,7 @@ fn run<'a>(
     how: How,
     plain: &mut Vec<u8>,
 ) -> Result<(), (u64, CodecError)> {
-    let mut splitter = decoder.begin();
+    let mut splitter = decoder.begin(b"");
     let mut contexts = Contexts::default();
     let mut unit_bytes = Vec::new();
     let mut unit_at = 0;

@@ -16,6 +16,7 @@ use crate::archive::{Examined, ReadOptions};
 use crate::base::error::{Error, Result};
 use crate::base::run::Run;
 use crate::cli::common::{Common, CompressArgs};
+use crate::cli::crypt::{DecryptArgs, EncryptArgs};
 use crate::cli::{Summary, Verb};
 use crate::codec::{Decoders, decompressors};
 use crate::pipeline::demux::End;
@@ -73,6 +74,9 @@ pub(super) struct CreateArgs {
     #[command(flatten)]
     compress: CompressArgs,
 
+    #[command(flatten)]
+    encrypt: EncryptArgs,
+
     /// Store what symbolic links point to
     #[arg(long)]
     dereference: bool,
@@ -104,11 +108,13 @@ impl Verb for CreateArgs {
         } else {
             Target::File(self.to)
         };
+        let mut encoders = self.compress.encoders()?;
+        encoders.extend(self.encrypt.encoder(run.monitor.as_ref())?);
         let options = CreateOptions {
             directory: self.directory,
             names: self.paths,
             target,
-            encoders: self.compress.encoders()?,
+            encoders,
             memory: self.common.memory,
             parallel: self.common.parallel(),
             tree: TreeOptions {
@@ -134,18 +140,35 @@ struct Source {
 }
 
 impl Source {
-    fn options(self, common: &Common, decompress: bool, keep_going: bool) -> ReadOptions {
+    fn options(self, common: &Common, decoders: Decoders, keep_going: bool) -> ReadOptions {
         ReadOptions {
             source: Some(self.source),
             memory: common.memory,
             parallel: common.parallel(),
-            decoders: if decompress {
-                decompressors()
-            } else {
-                Decoders::new()
-            },
+            decoders,
             keep_going,
         }
+    }
+}
+
+/// What is taken off members.
+#[derive(Debug, Args)]
+struct Decode {
+    /// Decompress files whose names end in .zst, .lz4 or .qp
+    #[arg(long)]
+    decompress: bool,
+
+    #[command(flatten)]
+    decrypt: DecryptArgs,
+}
+
+impl Decode {
+    fn decoders(&self, run: &Run) -> Result<Decoders> {
+        let mut decoders = self.decrypt.decoders(run.monitor.as_ref())?;
+        if self.decompress {
+            decoders.extend(decompressors());
+        }
+        Ok(decoders)
     }
 }
 
@@ -168,9 +191,8 @@ pub(super) struct ExtractArgs {
     #[arg(long)]
     overwrite: bool,
 
-    /// Decompress files whose names end in .zst, .lz4 or .qp
-    #[arg(long)]
-    decompress: bool,
+    #[command(flatten)]
+    decode: Decode,
 
     /// Do not wait until everything is on stable storage
     #[arg(long)]
@@ -198,7 +220,7 @@ impl Verb for ExtractArgs {
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
         let options = ExtractOptions {
-            read: self.source.options(&self.common, self.decompress, false),
+            read: self.source.options(&self.common, self.decode.decoders(run)?, false),
             directory: self.directory,
             names: self.paths,
             dir: DirOptions {
@@ -235,6 +257,9 @@ pub(super) struct ListArgs {
     json: bool,
 
     #[command(flatten)]
+    decode: Decode,
+
+    #[command(flatten)]
     source: Source,
 
     #[command(flatten)]
@@ -255,7 +280,7 @@ impl Verb for ListArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
-        let options = self.source.options(&self.common, false, true);
+        let options = self.source.options(&self.common, self.decode.decoders(run)?, true);
         let Listing { members, examined } = list(&options, run)?;
         let Examined { name, outcome } = examined;
         let mut out = Vec::new();
@@ -332,9 +357,8 @@ pub(super) struct VerifyArgs {
     #[arg(long)]
     json: bool,
 
-    /// Check what is inside files whose names end in .zst, .lz4 or .qp
-    #[arg(long)]
-    decompress: bool,
+    #[command(flatten)]
+    decode: Decode,
 
     #[command(flatten)]
     source: Source,
@@ -357,7 +381,7 @@ impl Verb for VerifyArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
-        let options = self.source.options(&self.common, self.decompress, true);
+        let options = self.source.options(&self.common, self.decode.decoders(run)?, true);
         let Examined { name, outcome } = verify(&options, run)?;
         let damaged: Vec<String> = outcome
             .failures
@@ -410,9 +434,8 @@ Examples:
   xbpipe cat full.xb xtrabackup_info
   xbpipe cat --decompress - xtrabackup_checkpoints < full.xb")]
 pub(super) struct CatArgs {
-    /// Decompress files whose names end in .zst, .lz4 or .qp
-    #[arg(long)]
-    decompress: bool,
+    #[command(flatten)]
+    decode: Decode,
 
     /// Archive to read: a file, or `-` for standard input
     #[arg(value_name = "SOURCE")]
@@ -443,7 +466,7 @@ impl Verb for CatArgs {
         let source = Source {
             source: self.source,
         };
-        let options = source.options(&self.common, self.decompress, false);
+        let options = source.options(&self.common, self.decode.decoders(run)?, false);
         let done = cat(&options, &self.paths, std::env::temp_dir(), run)?;
         Ok(Summary {
             files: done.files,

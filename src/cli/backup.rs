@@ -12,6 +12,7 @@ use crate::base::run::Run;
 use crate::base::units::ByteCount;
 use crate::cli::common::{Common, CompressArgs};
 use crate::cli::connect::ConnectArgs;
+use crate::cli::crypt::EncryptArgs;
 use crate::cli::{Summary, Verb};
 use crate::server::session::{Server, Waits};
 
@@ -34,6 +35,9 @@ pub(super) struct BackupArgs {
 
     #[command(flatten)]
     compress: CompressArgs,
+
+    #[command(flatten)]
+    encrypt: EncryptArgs,
 
     /// Write down where the server's own replication would continue on a new replica (needs SLAVE MONITOR)
     #[arg(long)]
@@ -91,11 +95,13 @@ impl Verb for BackupArgs {
             lock: self.lock_wait.map(|s| Duration::from_secs(u64::from(s))),
             ..Waits::default()
         };
+        let mut encoders = self.compress.encoders()?;
+        encoders.extend(self.encrypt.encoder(monitor)?);
         let connect = self.connect.resolve(monitor)?;
         let server = Server::new(connect, run.cancel.clone()).with_waits(waits);
         let options = BackupOptions {
             destination: destination(self.to),
-            encoders: self.compress.encoders()?,
+            encoders,
             memory: self.common.memory,
             parallel: self.common.parallel(),
             tmpdir: self.tmpdir,

@@ -8,6 +8,7 @@ mod archive;
 mod backup;
 mod common;
 mod connect;
+mod crypt;
 mod prepare;
 mod report;
 mod restore;
@@ -83,6 +84,8 @@ enum Verbs {
     MoveBack(restore::MoveBackArgs),
     #[command(flatten)]
     Archive(archive::ArchiveVerbs),
+    /// Make a key pair for encrypted backups
+    Keygen(crypt::KeygenArgs),
 }
 
 impl Verbs {
@@ -93,6 +96,7 @@ impl Verbs {
             Self::CopyBack(args) => Box::new(args),
             Self::MoveBack(args) => Box::new(args),
             Self::Archive(verb) => verb.into_verb(),
+            Self::Keygen(args) => Box::new(args),
         }
     }
 }

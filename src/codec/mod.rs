@@ -134,8 +134,8 @@ pub trait Decoder: Send + Sync + fmt::Debug {
     /// Suffix of names that are decoded, with the dot.
     fn suffix(&self) -> &'static str;
 
-    /// Begins a file.
-    fn begin(&self) -> Box<dyn Splitter>;
+    /// Begins a file whose name without the suffix is `name` (a path, `/` between its parts).
+    fn begin(&self, name: &[u8]) -> Box<dyn Splitter>;
 }
 
 /// Decoders of a run; several (`r[codec.suffix]`) may apply to one file, and suffixes are taken off from the right.

@@ -152,7 +152,7 @@ impl Decoder for ZstdDecoder {
         SUFFIX
     }
 
-    fn begin(&self) -> Box<dyn Splitter> {
+    fn begin(&self, _name: &[u8]) -> Box<dyn Splitter> {
         Box::<ZstdSplitter>::default()
     }
 }

@@ -48,8 +48,8 @@ impl<'a> DecodeSink<'a> {
         }
     }
 
-    /// The plain name, and the decoders that apply, outermost first. A name that is nothing but suffix (`d/.zst`) keeps it.
-    fn peel(&self, path: &ArchivePath) -> (ArchivePath, Vec<usize>) {
+    /// The plain name, and the decoders that apply with the names they leave, outermost first. A name that is nothing but suffix (`d/.zst`) keeps it.
+    fn peel(&self, path: &ArchivePath) -> (ArchivePath, Vec<(usize, ArchivePath)>) {
         let mut name = path.clone();
         let mut chain = Vec::new();
         while chain.len() < CHAIN_MAX {
@@ -58,7 +58,7 @@ impl<'a> DecodeSink<'a> {
                 Some((i, ArchivePath::new(stem).ok()?))
             });
             let Some((i, stem)) = found else { break };
-            chain.push(i);
+            chain.push((i, stem.clone()));
             name = stem;
         }
         (name, chain)
@@ -73,7 +73,7 @@ impl Sink for DecodeSink<'_> {
     ) -> Result<Box<dyn FileSink + 's>> {
         let (name, chain) = self.peel(path);
         let mut sink = self.inner.open(&name, attributes)?;
-        for (decoder, stage) in chain.iter().rev().zip(&self.stages) {
+        for ((decoder, name), stage) in chain.iter().rev().zip(&self.stages) {
             let Some(decoder) = self.decoders.get(*decoder) else {
                 continue;
             };
@@ -81,7 +81,7 @@ impl Sink for DecodeSink<'_> {
                 stage,
                 allowance: &self.allowance,
                 path: path.clone(),
-                splitter: decoder.begin(),
+                splitter: decoder.begin(name.as_bytes()),
                 out: InOrder::new(sink),
                 mode: Mode::Gather(Vec::new(), None),
                 batch: Batch::default(),

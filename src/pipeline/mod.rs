@@ -12,6 +12,7 @@ pub mod demux;
 pub mod dir_sink;
 pub mod encode;
 pub mod input;
+pub mod keys;
 pub mod output;
 mod queue;
 pub mod select;

@@ -17,7 +17,7 @@ pub(crate) const LOG_NAME: &str = "ib_logfile0";
 /// Directories deeper than this are no backup of a server, which knows one level.
 const DEPTH_MAX: usize = 16;
 /// Endings of files that an extraction left compressed or encrypted.
-const PACKED: [&str; 5] = ["zst", "qp", "lz4", "xbcrypt", "gz"];
+const PACKED: [&str; 6] = ["zst", "qp", "lz4", "xbcrypt", "age", "gz"];
 
 /// One file of the backup.
 #[derive(Debug, Clone)]
@@ -207,7 +207,7 @@ fn incomplete(root: &Path, what: String) -> Error {
 fn still_packed(path: PathBuf) -> Error {
     Error::new(Kind::Usage, "the backup is still compressed or encrypted")
         .path(path)
-        .hint("extract it with --decompress; MariaDB's server cannot read these files")
+        .hint("extract it with --decompress and --decrypt-key-file; MariaDB's server cannot read these files")
 }
 
 /// Refuses what cannot be prepared. `Metadata::is_prepared` must have been asked before.

@@ -18,7 +18,7 @@ impl Decoder for Lz4Decoder {
         SUFFIX
     }
 
-    fn begin(&self) -> Box<dyn Splitter> {
+    fn begin(&self, _name: &[u8]) -> Box<dyn Splitter> {
         Box::<Lz4Splitter>::default()
     }
 }

@@ -19,7 +19,7 @@ impl Decoder for QpressDecoder {
         SUFFIX
     }
 
-    fn begin(&self) -> Box<dyn Splitter> {
+    fn begin(&self, _name: &[u8]) -> Box<dyn Splitter> {
         Box::<QpressSplitter>::default()
     }
 }
