@@ -17,6 +17,7 @@ pub mod xbstream;
 
 /// Every table that `format-spec/` and the code share.
 pub const SPEC_TABLES: &[base::spec::Tables] = &[
+    codec::TABLES,
     innodb::TABLES,
     innodb::redo::TABLES,
     metadata::TABLES,

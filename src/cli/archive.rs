@@ -168,7 +168,7 @@ pub(super) struct ExtractArgs {
     #[arg(long)]
     overwrite: bool,
 
-    /// Decompress files whose names end in .zst
+    /// Decompress files whose names end in .zst, .lz4 or .qp
     #[arg(long)]
     decompress: bool,
 
@@ -332,7 +332,7 @@ pub(super) struct VerifyArgs {
     #[arg(long)]
     json: bool,
 
-    /// Check what is inside files whose names end in .zst
+    /// Check what is inside files whose names end in .zst, .lz4 or .qp
     #[arg(long)]
     decompress: bool,
 
@@ -410,7 +410,7 @@ Examples:
   xbpipe cat full.xb xtrabackup_info
   xbpipe cat --decompress - xtrabackup_checkpoints < full.xb")]
 pub(super) struct CatArgs {
-    /// Decompress files whose names end in .zst
+    /// Decompress files whose names end in .zst, .lz4 or .qp
     #[arg(long)]
     decompress: bool,
 

@@ -4,8 +4,7 @@ use clap::{Args, ValueEnum};
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteCount;
-use crate::codec::Encoders;
-use crate::codec::zstd::{FRAME_LEN_MAX, FRAME_LEN_MIN};
+use crate::codec::{Encoders, FRAME_LEN_MAX, FRAME_LEN_MIN};
 use crate::pipeline::budget::default_lanes;
 use crate::pipeline::compression::Compression;
 
@@ -58,7 +57,7 @@ pub enum Progress {
 /// How files are compressed on their way into an archive.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CompressArgs {
-    /// Compress each file: none, zstd or zstd:LEVEL; names get the suffix .zst
+    /// Compress each file: none, zstd, zstd:LEVEL, lz4 or qpress; names get the suffix .zst, .lz4 or .qp
     #[arg(long, value_name = "HOW", default_value = "none")]
     compress: Compression,
 

@@ -5,6 +5,9 @@
 //! to gather is decoded as a stream, by one thread and in a stated amount of memory.
 
 pub mod error;
+pub mod lz4;
+pub mod qpress;
+pub mod whole;
 pub mod zstd;
 
 use std::fmt;
@@ -12,10 +15,47 @@ use std::sync::Arc;
 
 pub use error::{CodecError, Fault};
 
+use crate::base::spec::{Limit, Tables};
+
+/// Most transforms that one file passes through: it may be compressed twice, and then encrypted. `r[codec.suffix]`
+pub const CHAIN_MAX: usize = 3;
+
+const fn limit(name: &'static str, value: u64) -> Limit {
+    let unit = "bytes";
+    Limit { name, value, unit }
+}
+
+/// Everything that `format-spec/codecs.md` shares with the code.
+pub const TABLES: Tables = Tables {
+    document: "codecs.md",
+    layouts: &[qpress::HEAD, qpress::BLOCK_HEAD, qpress::TRAILER],
+    enums: &[],
+    limits: &[
+        Limit {
+            name: "CHAIN_MAX",
+            value: CHAIN_MAX as u64,
+            unit: "suffixes",
+        },
+        limit("ZSTD_WINDOW_LEN_MAX", zstd::WINDOW_LEN_MAX),
+        limit("FRAME_LEN_MIN", FRAME_LEN_MIN as u64),
+        limit("FRAME_LEN_MAX", FRAME_LEN_MAX as u64),
+        limit("LZ4_BLOCK_LEN_OLD_MAX", lz4::BLOCK_LEN_OLD_MAX as u64),
+        limit("QPRESS_NAME_LEN_MAX", qpress::NAME_LEN_MAX as u64),
+        limit("QPRESS_BLOCK_LEN_MAX", qpress::BLOCK_LEN_MAX),
+    ],
+};
+
+/// Least length of a frame that `--compress-frame-size` may ask for: shorter ones compress badly.
+pub const FRAME_LEN_MIN: usize = 64 << 10;
+
+/// Greatest length of a frame: each thread holds several of them.
+pub const FRAME_LEN_MAX: usize = 8 << 20;
+
 /// Buffers that one codec thread keeps between jobs.
 #[derive(Default)]
 pub struct Contexts {
     pub(crate) zstd: zstd::Contexts,
+    pub(crate) lz4: Option<lz4_flex::block::CompressTable>,
 }
 
 /// How an encoder wants its plain bytes.
@@ -98,7 +138,7 @@ pub trait Decoder: Send + Sync + fmt::Debug {
     fn begin(&self) -> Box<dyn Splitter>;
 }
 
-/// Decoders of a run; several may apply to one file, and suffixes are taken off from the right.
+/// Decoders of a run; several (`r[codec.suffix]`) may apply to one file, and suffixes are taken off from the right.
 pub type Decoders = Vec<Arc<dyn Decoder>>;
 
 /// Follows the structure of one encoded file without decoding it.
@@ -112,7 +152,7 @@ pub trait Splitter: Send {
     fn under_way(&self) -> Option<Unit>;
 
     /// The file ends here. A unit is returned by formats whose units end where the file ends. An end inside a unit, or
-    /// before something that must come, is [`Fault::Cut`].
+    /// before something that must come, is [`Fault::Cut`] (`r[codec.cut]`).
     fn finish(&mut self) -> Result<Option<Unit>, CodecError>;
 }
 
@@ -128,7 +168,7 @@ pub enum Split {
     Skip(usize),
 }
 
-/// An independently decodable part of a file.
+/// An independently decodable part of a file (`r[codec.unit]`).
 pub struct Unit {
     /// Its length in the encoded file, if its head tells.
     pub encoded_len: Option<u64>,
@@ -186,5 +226,9 @@ pub struct Step {
 /// Every decompressor there is.
 #[must_use]
 pub fn decompressors() -> Decoders {
-    vec![Arc::new(zstd::ZstdDecoder)]
+    vec![
+        Arc::new(zstd::ZstdDecoder),
+        Arc::new(lz4::Lz4Decoder),
+        Arc::new(qpress::QpressDecoder),
+    ]
 }

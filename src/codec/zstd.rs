@@ -9,8 +9,8 @@ use std::sync::Arc;
 use zstd::zstd_safe::{self, CCtx, CParameter, DCtx, DParameter, InBuffer, OutBuffer};
 
 use super::{
-    CodecError, Decoder, Encoder, FileEncoder, Piece, Pieces, Split, Splitter, Step, StreamDecoder,
-    Unit, UnitDecoder,
+    CodecError, Decoder, Encoder, FRAME_LEN_MAX, FRAME_LEN_MIN, FileEncoder, Piece, Pieces, Split,
+    Splitter, Step, StreamDecoder, Unit, UnitDecoder,
 };
 
 /// Highest level of `zstd` without `--ultra`.
@@ -29,11 +29,6 @@ const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 pub const WINDOW_LEN_MAX: u64 = 128 << 20;
 /// Memory of a stream decoder beside its window: two blocks of at most 128 KiB, and tables.
 const STREAM_MEMORY: u64 = 512 << 10;
-/// Least length of a frame that `--compress-frame-size` may ask for: shorter ones compress badly.
-pub const FRAME_LEN_MIN: usize = 64 << 10;
-/// Greatest length of a frame: each thread holds several of them.
-pub const FRAME_LEN_MAX: usize = 8 << 20;
-
 fn library(code: usize) -> &'static str {
     zstd_safe::get_error_name(code)
 }
@@ -175,7 +170,10 @@ impl Head {
         Unit {
             encoded_len: None,
             plain_len: self.content_size,
-            stream_memory: self.window_len.saturating_add(STREAM_MEMORY),
+            // What is shorter than the window needs no more than its own length.
+            stream_memory: (self.window_len)
+                .min(self.content_size.unwrap_or(u64::MAX))
+                .saturating_add(STREAM_MEMORY),
             decoder: Box::new(self),
         }
     }
@@ -267,8 +265,7 @@ impl Splitter for ZstdSplitter {
             self.seen = before + at as u64;
             match self.state {
                 Scan::Head => {
-                    let Some(next) = self.frame_head(bytes, &mut at).map_err(|e| e.at(before))?
-                    else {
+                    let Some(next) = self.frame_head(bytes, &mut at)? else {
                         self.seen = before + at as u64;
                         return Ok(Split::More);
                     };
@@ -343,7 +340,7 @@ impl Splitter for ZstdSplitter {
 }
 
 impl ZstdSplitter {
-    /// Passes over a skippable frame as far as it is there.
+    /// `r[codec.zstd.skippable]`: passes over a skippable frame as far as it is there.
     fn skippable(&mut self, bytes: &[u8], mut at: usize, left: u64) -> Split {
         let left = skip(bytes, &mut at, left);
         self.state = if left == 0 {
@@ -421,6 +418,7 @@ impl ZstdSplitter {
             }
             None => content_size.unwrap_or(0),
         };
+        // r[codec.zstd.dictionary]
         if le(dictionary) != 0 {
             return Err(
                 CodecError::refused("zstd: the file was compressed with a dictionary")

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{ByteCount, MIB};
-use crate::codec::{Decoders, Encoder};
+use crate::codec::{CHAIN_MAX, Decoders, Encoder};
 use crate::xbstream::limits::CHUNK_PAYLOAD_LEN_DEFAULT;
 
 /// Plain bytes of one compressed frame, and what is then read at once: large enough that independent frames compress as
@@ -46,11 +46,13 @@ pub struct ChunkLimits {
     pub len: usize,
 }
 
-/// Most transforms that one file passes through: it may be compressed twice, and then encrypted.
-pub const CHAIN_MAX: usize = 3;
+/// Most bytes between the reader of an archive and the lanes that decode: what is read further ahead has left the processor's
+/// cache when its turn comes.
+const READ_AHEAD_LEN_MAX: usize = 4 << 20;
 
-/// Least memory for units that came in part and for stream decoders: the window of every zstd level up to 19 fits.
-const ALLOWANCE_MIN: u64 = 9 * MIB;
+/// Least memory for units that came in part and for stream decoders, part of the overhead where `--memory` has no room for
+/// it: two windows of any zstd level up to 19.
+const ALLOWANCE_MIN: u64 = 18 * MIB;
 
 /// What one transform may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,19 +156,20 @@ impl Budget {
         })
     }
 
-    /// The same when files pass through `decoders`: a quarter for reading, a quarter for units that came in part and for
-    /// windows, a half for what is decoded.
+    /// The same when files pass through `decoders`: a half for what is decoded, the rest for reading, units that came in part,
+    /// and windows.
     pub fn decode(memory: ByteCount, lanes: usize, decoders: &Decoders) -> Result<Self> {
         if decoders.is_empty() {
             return Self::plain(memory, lanes);
         }
         let bytes = checked(memory)?;
-        let input_bufs = bytes / 4 / FRAME_LEN;
-        let lanes = lanes.clamp(1, LANES_MAX).min(input_bufs);
+        let input_bufs = (bytes / 4).min(READ_AHEAD_LEN_MAX) / FRAME_LEN;
+        let lanes = lanes.clamp(1, LANES_MAX).min(bytes / 4 / FRAME_LEN);
         let output_bufs = bytes / 2 / FRAME_LEN;
         // Files that were encoded twice are many or none, three times nearly never.
         let second = output_bufs / 4;
-        let stages = [output_bufs - second - 1, second, 1]
+        let bufs: [usize; CHAIN_MAX] = [output_bufs - second - 1, second, 1];
+        let stages = bufs
             .map(|bufs| stage(FRAME_LEN, bufs, lanes, 0, 0))
             .to_vec();
         let held = stages.first().map_or(0, |s| s.bufs);
@@ -176,7 +179,7 @@ impl Budget {
             input_buf_len: FRAME_LEN,
             input_bufs,
             stages,
-            allowance: (memory.0 / 4).max(ALLOWANCE_MIN),
+            allowance: (memory.0 / 2 - (input_bufs * FRAME_LEN) as u64).max(ALLOWANCE_MIN),
             chunk: chunk(
                 held,
                 lanes,
@@ -266,10 +269,14 @@ mod tests {
                 for b in budgets {
                     let stages: usize = b.stages.iter().map(bytes).sum();
                     let bytes = b.input_bufs * b.input_buf_len + stages;
-                    let allowance = b.allowance.saturating_sub(ALLOWANCE_MIN);
+                    let allowance = if b.allowance > ALLOWANCE_MIN {
+                        b.allowance
+                    } else {
+                        0
+                    };
                     assert!(bytes as u64 + allowance <= mib * MIB, "{mib} {b:?}");
                     assert!(b.lanes >= 1 && b.chunk.pieces >= 1 && b.chunk.len >= 1);
-                    assert!(b.input_bufs >= b.lanes, "{b:?}");
+                    assert!(b.input_bufs >= 2, "{b:?}");
                     assert!(b.stages.iter().all(|s| s.spare_bufs > 0), "{b:?}");
                 }
             }

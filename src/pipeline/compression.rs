@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::error::{Error, Kind, Result};
-use crate::codec::{Encoder, zstd};
+use crate::codec::{Encoder, lz4, qpress, zstd};
 
 /// How members are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,6 +13,10 @@ pub enum Compression {
     None,
     /// Zstandard of this level, 1 to [`zstd::LEVEL_MAX`].
     Zstd(i32),
+    /// LZ4 frames.
+    Lz4,
+    /// QuickLZ in qpress archives, for programs that know nothing else.
+    Qpress,
 }
 
 impl Compression {
@@ -25,6 +29,8 @@ impl Compression {
                     .map_err(|e| Error::new(Kind::Failed, "cannot compress").source(e))?;
                 Some(Arc::new(encoder))
             }
+            Self::Lz4 => Some(Arc::new(lz4::Lz4Encoder::new(frame_len))),
+            Self::Qpress => Some(Arc::new(qpress::QpressEncoder::new(frame_len))),
         })
     }
 }
@@ -32,17 +38,19 @@ impl Compression {
 impl std::str::FromStr for Compression {
     type Err = Error;
 
-    /// `none`, `zstd` or `zstd:LEVEL`.
+    /// `none`, `zstd`, `zstd:LEVEL`, `lz4` or `qpress`.
     fn from_str(text: &str) -> Result<Self> {
         let bad = || {
             Error::new(Kind::Usage, format!("{text:?} is not a compression")).hint(format!(
-                "use none, zstd or zstd:LEVEL with a level from 1 to {}",
+                "use none, lz4, qpress, zstd or zstd:LEVEL with a level from 1 to {}",
                 zstd::LEVEL_MAX
             ))
         };
         match text.split_once(':') {
             None if text == "none" => Ok(Self::None),
             None if text == "zstd" => Ok(Self::Zstd(zstd::LEVEL_DEFAULT)),
+            None if text == "lz4" => Ok(Self::Lz4),
+            None if text == "qpress" => Ok(Self::Qpress),
             Some(("zstd", level)) => {
                 let level = level.parse().map_err(|_| bad())?;
                 if (1..=zstd::LEVEL_MAX).contains(&level) {

@@ -9,8 +9,8 @@ use bytes::{Buf as _, Bytes};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{ByteCount, MIB};
-use crate::codec::{CodecError, Decoders, Split, Splitter, StreamDecoder, Unit};
-use crate::pipeline::budget::{Budget, CHAIN_MAX};
+use crate::codec::{CHAIN_MAX, CodecError, Decoders, Split, Splitter, StreamDecoder, Unit};
+use crate::pipeline::budget::Budget;
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
 use crate::pipeline::workers::{InOrder, Stage, Workers, codec_error};
 use crate::xbstream::{ArchivePath, RemovePattern};
@@ -115,7 +115,7 @@ impl Sink for DecodeSink<'_> {
     }
 }
 
-/// Memory that files may hold between calls, beside pooled buffers: units that came in part, and windows of stream decoders.
+/// `r[codec.memory]`: memory that files may hold between calls, beside pooled buffers: units that came in part, and windows of stream decoders.
 /// Nobody waits for it, since what would give it back may come behind what waits.
 #[derive(Debug, Clone)]
 struct Allowance {
@@ -318,7 +318,7 @@ impl DecodeFile<'_> {
         };
         let Some(held) = self.allowance.take(need) else {
             let total = self.allowance.total;
-            let want = need.saturating_add(total).saturating_mul(4).div_ceil(MIB);
+            let want = need.saturating_add(total).saturating_mul(2).div_ceil(MIB) + 8;
             return Err(Error::new(
                 Kind::Failed,
                 format!(

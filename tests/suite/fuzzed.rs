@@ -17,7 +17,9 @@ pub(crate) mod targets;
 type Body = fn(&[u8]);
 
 const TARGETS: &[(&str, Body)] = &[
+    ("codec_decode", targets::codecs::codec_decode),
     ("extract_sandbox", targets::extract_sandbox),
+    ("quicklz_roundtrip", targets::codecs::quicklz_roundtrip),
     ("xbstream_decode", targets::xbstream_decode),
     ("xbstream_roundtrip", targets::xbstream_roundtrip),
 ];
@@ -67,6 +69,40 @@ fn seeds_are_the_vectors() {
         let seed = std::fs::read(&path).unwrap_or_default();
         assert!(
             seed == vector.bytes,
+            "seed {} is not its vector; UPDATE_SPEC=1 writes it",
+            vector.name
+        );
+    }
+}
+
+/// Number of a decoder among all, by the word that vectors use.
+pub(crate) fn decoder_number(word: &str) -> u8 {
+    let decoders = xbpipe::codec::decompressors();
+    let suffix = match word {
+        "zstd" => ".zst",
+        "lz4" => ".lz4",
+        "qpress" => ".qp",
+        other => panic!("unknown option {other}"),
+    };
+    let at = decoders.iter().position(|d| d.suffix() == suffix);
+    u8::try_from(at.unwrap()).unwrap()
+}
+
+/// The same for files: format, cut, bytes.
+#[test]
+fn seeds_of_codecs_are_the_vectors() {
+    let directory = root().join("fuzz/corpus/codec_decode");
+    for vector in load("codecs").iter().filter(|v| v.bytes.len() <= 1024) {
+        let path = directory.join(&vector.name);
+        let number = decoder_number(&vector.options[0]);
+        let bytes = [&[number, 7], vector.bytes.as_slice()].concat();
+        if update_spec() {
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let seed = std::fs::read(&path).unwrap_or_default();
+        assert!(
+            seed == bytes,
             "seed {} is not its vector; UPDATE_SPEC=1 writes it",
             vector.name
         );

@@ -43,6 +43,7 @@ mod backup_load;
 mod backup_replica;
 mod cli_contract;
 mod cli_progress;
+mod codecs;
 mod fuzzed;
 mod innodb_pages_real;
 mod innodb_prepare_real;
