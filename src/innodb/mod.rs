@@ -30,6 +30,11 @@ pub const TABLES: Tables = Tables {
     enums: &[Enum {
         name: "page type",
         values: &[
+            (page::TYPE_COMPRESSED as u64, "compressed"),
+            (
+                page::TYPE_COMPRESSED_ENCRYPTED as u64,
+                "compressed and encrypted",
+            ),
             (page::TYPE_PAGE_COMPRESSED as u64, "page compressed"),
             (
                 page::TYPE_PAGE_COMPRESSED_ENCRYPTED as u64,

@@ -39,6 +39,25 @@ pub const TYPE_PAGE_COMPRESSED: u16 = 34354;
 /// Page type of a page that is compressed and then encrypted, in a tablespace of the older format.
 pub const TYPE_PAGE_COMPRESSED_ENCRYPTED: u16 = 37401;
 
+/// Page type of a compressed page in MySQL.
+pub const TYPE_COMPRESSED: u16 = 14;
+/// Page type of a page that is compressed and then encrypted, in MySQL.
+pub const TYPE_COMPRESSED_ENCRYPTED: u16 = 16;
+
+/// Whether a page of a tablespace whose flags do not tell is compressed, by the type in its header.
+#[must_use]
+pub fn is_page_compressed(page: &[u8]) -> bool {
+    matches!(
+        u16_at(page, TYPE.offset),
+        Some(
+            TYPE_COMPRESSED
+                | TYPE_COMPRESSED_ENCRYPTED
+                | TYPE_PAGE_COMPRESSED
+                | TYPE_PAGE_COMPRESSED_ENCRYPTED
+        )
+    )
+}
+
 /// `innodb_page_size`: a power of two from 4 KiB to 64 KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageSize(u32);

@@ -46,9 +46,8 @@ pub struct ChunkLimits {
     pub len: usize,
 }
 
-/// Most bytes between the reader of an archive and the lanes that decode: what is read further ahead has left the processor's
-/// cache when its turn comes.
-const READ_AHEAD_LEN_MAX: usize = 4 << 20;
+/// Most buffers between the reader of an archive and the lanes that decode.
+const READ_AHEAD_BUFS_MAX: usize = 4;
 
 /// Least memory for units that came in part and for stream decoders, part of the overhead where `--memory` has no room for
 /// it: two windows of any zstd level up to 19.
@@ -163,8 +162,10 @@ impl Budget {
             return Self::plain(memory, lanes);
         }
         let bytes = checked(memory)?;
-        let input_bufs = (bytes / 4).min(READ_AHEAD_LEN_MAX) / FRAME_LEN;
-        let lanes = lanes.clamp(1, LANES_MAX).min(bytes / 4 / FRAME_LEN);
+        // Each lane may read for itself, too.
+        let lanes = lanes.clamp(1, LANES_MAX);
+        let input_bufs = (bytes / 4 / FRAME_LEN).min(READ_AHEAD_BUFS_MAX + lanes);
+        let lanes = lanes.min(input_bufs - (input_bufs / 2).min(READ_AHEAD_BUFS_MAX));
         let output_bufs = bytes / 2 / FRAME_LEN;
         // Files that were encoded twice are many or none, three times nearly never.
         let second = output_bufs / 4;

@@ -264,7 +264,11 @@ impl FileSink for DirFile<'_> {
 
     fn part(&mut self, offset: u64, len: u64) -> Result<Option<Box<dyn FileSink>>> {
         let monitor = Arc::clone(&self.sink.monitor);
-        let file = self.large()?.file.part(offset, len);
+        let file = &mut self.large()?.file;
+        if !file.knows_its_holes() {
+            return Ok(None);
+        }
+        let file = file.part(offset, len);
         Ok(Some(Box::new(DirPart { file, monitor })))
     }
 

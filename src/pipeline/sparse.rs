@@ -1,10 +1,15 @@
 //! A file that gets its content in pieces and keeps long runs of zeros as holes, wherever the pieces are cut.
+//!
+//! A page-compressed tablespace keeps the room behind each of its pages, too: the server wrote those pages without their tails
+//! (`r[page.compressed.tail]`), and a copy that spells the zeros out would take several times the room.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::base::error::Result;
 use crate::base::fsx::File;
+use crate::innodb::page::is_page_compressed;
+use crate::innodb::tablespace::{PAGE_0_LEN_MIN, Page0};
 use crate::pipeline::budget::ZEROS;
 
 /// Zero runs shorter than this are written: holes cost the file system an extent each.
@@ -28,6 +33,63 @@ pub(super) struct SparseFile {
     has_parts: bool,
     /// This is such a part: it has no say about the length, and zeros at its end may go on behind it.
     is_part: bool,
+    holes: Holes,
+}
+
+/// Which zeros need no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holes {
+    /// Nothing is known about the file yet.
+    Unknown,
+    /// Long runs.
+    Long,
+    /// Long runs; a tablespace of pages of this length, none of them compressed so far.
+    LongIn(u64),
+    /// Long runs, and the tails of pages of this length.
+    Tails(u64),
+}
+
+impl Holes {
+    /// What `data`, which belongs at `offset`, shows. Page 0 of MariaDB's tablespaces tells; in MySQL's only pages do.
+    fn learn(self, data: &[u8], offset: u64) -> Self {
+        let known = match self {
+            Self::Unknown if offset > 0 => Self::Long,
+            Self::Unknown if data.len() < PAGE_0_LEN_MIN => Self::Unknown,
+            Self::Unknown => match Page0::parse(data) {
+                Ok(Some(page0)) if page0.flags.page_compressed => {
+                    Self::Tails(page0.flags.physical_len as u64)
+                }
+                Ok(Some(page0)) => Self::LongIn(page0.flags.physical_len as u64),
+                Ok(None) | Err(_) => Self::Long,
+            },
+            known => known,
+        };
+        let Self::LongIn(page_len) = known else {
+            return known;
+        };
+        let first = usize::try_from(offset.next_multiple_of(page_len) - offset);
+        let (Ok(first), Ok(step)) = (first, usize::try_from(page_len)) else {
+            return known;
+        };
+        let mut pages = (first..data.len()).step_by(step);
+        if pages.any(|at| is_page_compressed(data.get(at..).unwrap_or_default())) {
+            Self::Tails(page_len)
+        } else {
+            known
+        }
+    }
+
+    /// The part of a run of zeros that needs no room. Only whole blocks of the file system can be spared.
+    fn in_zeros(self, zeros: &Range<u64>) -> Option<Range<u64>> {
+        if zeros.end - zeros.start >= HOLE_LEN_MIN {
+            return Some(zeros.clone());
+        }
+        let Self::Tails(page_len) = self else {
+            return None;
+        };
+        let hole = zeros.start.next_multiple_of(BLOCK_LEN as u64)..zeros.end - zeros.end % page_len;
+        (hole.start < hole.end).then_some(hole)
+    }
 }
 
 impl SparseFile {
@@ -41,7 +103,13 @@ impl SparseFile {
             edge: None,
             has_parts: false,
             is_part: false,
+            holes: Holes::Unknown,
         }
+    }
+
+    /// Whether it is known which zeros need no room, so that parts can be given away.
+    pub(super) fn knows_its_holes(&self) -> bool {
+        self.holes != Holes::Unknown
     }
 
     /// Leaves the `len` bytes at `offset`, behind all that was given so far, to the writer that is returned.
@@ -60,6 +128,7 @@ impl SparseFile {
             edge: Some(offset),
             has_parts: false,
             is_part: true,
+            holes: self.holes,
         }
     }
 
@@ -75,7 +144,8 @@ impl SparseFile {
         if begin != self.zeros.end && !rest.is_empty() {
             written += self.settle()?;
         }
-        for run in runs(rest, begin) {
+        self.holes = self.holes.learn(data, offset);
+        for run in runs(rest, begin, self.holes) {
             match run {
                 Run::Zeros(range) => {
                     if self.zeros.is_empty() {
@@ -124,10 +194,13 @@ impl SparseFile {
     /// Decides about the zeros that wait.
     fn settle(&mut self) -> Result<u64> {
         let zeros = std::mem::take(&mut self.zeros);
-        match zeros.end - zeros.start {
-            _ if self.edge == Some(zeros.start) => Ok(0),
-            HOLE_LEN_MIN.. => Ok(0),
-            len => self.put_zeros(len, zeros.start),
+        if self.edge == Some(zeros.start) {
+            return Ok(0);
+        }
+        match self.holes.in_zeros(&zeros) {
+            Some(hole) => Ok(self.put_zeros(hole.start - zeros.start, zeros.start)?
+                + self.put_zeros(zeros.end - hole.end, hole.end)?),
+            None => self.put_zeros(zeros.end - zeros.start, zeros.start),
         }
     }
 
@@ -157,7 +230,7 @@ enum Run {
 
 /// Takes `data`, which belongs at `offset`, apart. Zeros are looked for in whole file blocks, and in the parts of a block at the
 /// ends of the piece.
-fn runs(data: &[u8], offset: u64) -> Vec<Run> {
+fn runs(data: &[u8], offset: u64, holes: Holes) -> Vec<Run> {
     let mut runs = Vec::with_capacity(1);
     let to_border = usize::try_from(offset.next_multiple_of(BLOCK_LEN as u64) - offset)
         .unwrap_or(data.len())
@@ -170,7 +243,8 @@ fn runs(data: &[u8], offset: u64) -> Vec<Run> {
     let (mut begin, mut zeros_begin, mut at) = (0, 0, 0);
     for piece in pieces {
         if !is_zero(piece) {
-            if zeros_begin < at && (zeros_begin == 0 || (at - zeros_begin) as u64 >= HOLE_LEN_MIN) {
+            let zeros = offset + zeros_begin as u64..offset + at as u64;
+            if !zeros.is_empty() && (zeros_begin == 0 || holes.in_zeros(&zeros).is_some()) {
                 if begin < zeros_begin {
                     runs.push(Run::Data(begin..zeros_begin));
                 }
@@ -222,16 +296,25 @@ mod tests {
             Run::Zeros(12_288..196_608),
             Run::Data(196_608..300 << 10),
         ];
-        assert_eq!(runs(&data, 0), expected);
-        assert_eq!(runs(&data, 4096), expected);
-        assert_eq!(runs(&data, 100).first(), Some(&Run::Data(0..12_188)));
+        assert_eq!(runs(&data, 0, Holes::Long), expected);
+        assert_eq!(runs(&data, 4096, Holes::Long), expected);
+        assert_eq!(
+            runs(&data, 100, Holes::Long).first(),
+            Some(&Run::Data(0..12_188))
+        );
         data[100_000] = 1;
-        assert_eq!(runs(&data, 0).len(), 5);
+        assert_eq!(runs(&data, 0, Holes::Long).len(), 5);
         data[150_000] = 1;
         data[180_000] = 1;
-        assert_eq!(runs(&data, 0).len(), 3);
-        assert_eq!(runs(&[0; 9000], 100), vec![Run::Zeros(0..9000)]);
-        assert_eq!(runs(&[0, 1], 4095), vec![Run::Zeros(0..1), Run::Data(1..2)]);
+        assert_eq!(runs(&data, 0, Holes::Long).len(), 3);
+        assert_eq!(
+            runs(&[0; 9000], 100, Holes::Long),
+            vec![Run::Zeros(0..9000)]
+        );
+        assert_eq!(
+            runs(&[0, 1], 4095, Holes::Long),
+            vec![Run::Zeros(0..1), Run::Data(1..2)]
+        );
     }
 
     /// Writes `content` in pieces of the given lengths; returns the bytes the file takes on disk.
@@ -267,6 +350,63 @@ mod tests {
             let cut = write(root.path(), "cut", &content, &cuts);
             // A cut in the middle of a run of data may hide a short run of zeros, which is written then.
             prop_assert!(cut <= whole + cuts.len() as u64 * 8192 + HOLE_LEN_MIN, "{} {}", cut, whole);
+        }
+    }
+
+    /// A tablespace of 64 pages of 16 KiB; those that `kept` names end after that many bytes.
+    fn tablespace(flags: u32, page_type: u16, kept: impl Fn(usize) -> usize) -> Vec<u8> {
+        let mut file = vec![0; 64 << 14];
+        for (number, page) in file.chunks_mut(1 << 14).enumerate() {
+            page[..kept(number)].fill(0x55);
+            page[4..8].copy_from_slice(&u32::try_from(number).unwrap().to_be_bytes());
+            let page_type = if number > 3 { page_type } else { 8 };
+            page[24..26].copy_from_slice(&page_type.to_be_bytes());
+            page[34..38].copy_from_slice(&7u32.to_be_bytes());
+        }
+        file[38..42].copy_from_slice(&7u32.to_be_bytes());
+        file[54..58].copy_from_slice(&flags.to_be_bytes());
+        file
+    }
+
+    /// `r[page.compressed.tail]`
+    #[test]
+    fn tails_of_compressed_pages_take_no_room() {
+        let root = tempfile::tempdir_in("/dev/shm").unwrap();
+        let kept = |number| {
+            if number > 3 {
+                3000 + number * 100
+            } else {
+                1 << 14
+            }
+        };
+        for (i, (flags, page_type, tails)) in [
+            (0x35, 0x8011, true),
+            (0x1_0021, 34354, true),
+            (0x4021, 14, true),
+            (0x4021, 16, true),
+            (0x15, 17855, false),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let content = tablespace(flags, page_type, kept);
+            for (j, cuts) in [
+                &[1 << 20][..],
+                &[100_000],
+                &[70_000, 40_000, 4096],
+                &[70_000, 33_333],
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let on_disk = write(root.path(), &format!("{i}.{j}"), &content, cuts);
+                let expected: u64 = if tails {
+                    (0..64).map(|n| kept(n).next_multiple_of(4096) as u64).sum()
+                } else {
+                    1 << 20
+                };
+                assert_eq!(on_disk, expected, "{flags:#x} {page_type} {cuts:?}");
+            }
         }
     }
 

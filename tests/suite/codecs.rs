@@ -440,3 +440,92 @@ fn interleaved_files_neither_block_nor_fail() {
         }
     }
 }
+
+/// Page-compressed tables take as much room after each way of restoring them as before the backup.
+#[test]
+fn page_compressed_tables_keep_their_holes() {
+    let server = TestServer::start(&["--innodb-file-per-table=1"]);
+    server.sql(
+        "CREATE DATABASE d; USE d; \
+         CREATE TABLE pages (id INT PRIMARY KEY, a VARCHAR(1000)) PAGE_COMPRESSED=1; \
+         INSERT INTO pages SELECT seq, REPEAT(MD5(seq % 100), 25) FROM seq_1_to_20000; \
+         CREATE TABLE plain (id INT PRIMARY KEY, a VARCHAR(1000)); INSERT INTO plain SELECT * FROM pages; \
+         SET GLOBAL innodb_max_dirty_pages_pct=0; FLUSH TABLES; SET GLOBAL innodb_log_checkpoint_now=ON;",
+    );
+    let blocks = |dir: &Path, name: &str| crate::tool::allocated(&dir.join(name));
+    let length = |dir: &Path| std::fs::metadata(dir.join("d/pages.ibd")).unwrap().len();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while server.status("Innodb_buffer_pool_pages_dirty") > 0 {
+        assert!(std::time::Instant::now() < deadline, "pages stay dirty");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let before = blocks(server.datadir(), "d/pages.ibd");
+    let size = length(server.datadir());
+    assert!(
+        before * 2 < size,
+        "the server kept no holes: {before} of {size} bytes"
+    );
+    let root = server.scratch();
+    let near = |dir: &Path, how: &str| {
+        assert_eq!(length(dir), size, "{how}");
+        let after = blocks(dir, "d/pages.ibd");
+        assert!(
+            after <= before,
+            "{how}: {after} bytes on disk, {before} before"
+        );
+        assert!(
+            after * 10 >= before * 9,
+            "{how}: {after} bytes on disk, {before} before"
+        );
+    };
+    let direct = crate::backup_support::backup_to_dir(&server, "direct");
+    near(&direct, "into a directory");
+    for (i, options) in [
+        &[][..],
+        &["--compress", "zstd"],
+        &["--compress", "lz4"],
+        &["--compress", "qpress"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = root.join(format!("{i}.xb"));
+        let mut command = crate::backup_support::backup(&server);
+        command.args(options).arg("--to").arg(&file);
+        run(command, b"").expect(0);
+        // From a file lanes read for themselves, from a pipe they do not.
+        let target = root.join(format!("file{i}"));
+        let mut command = xbpipe(["extract", "--no-sync", "--decompress", "-C"]);
+        command.arg(&target).arg(&file);
+        run(command, b"").expect(0);
+        near(&target, &format!("{options:?} from a file"));
+        let piped = root.join(format!("pipe{i}"));
+        let mut command = xbpipe(["extract", "--no-sync", "--decompress", "-C"]);
+        command.arg(&piped);
+        run(command, &std::fs::read(&file).unwrap()).expect(0);
+        near(&piped, &format!("{options:?} from a pipe"));
+        if i == 0 {
+            restores(&server, &piped, &[]);
+        }
+    }
+    // What the reference program streams: its chunks are long, and lanes share the file.
+    let mut command = Command::new("mariadb-backup");
+    command
+        .args([
+            "--no-defaults",
+            "--backup",
+            "--user=root",
+            "--stream=mbstream",
+        ])
+        .arg(format!("--socket={}", server.socket().display()))
+        .arg(format!("--datadir={}", server.datadir().display()))
+        .arg(format!("--target-dir={}", root.join("none").display()));
+    let stream = run(command, b"").expect(0).out;
+    let file = root.join("reference.xb");
+    std::fs::write(&file, stream).unwrap();
+    let target = root.join("reference");
+    let mut command = xbpipe(["extract", "--no-sync", "--parallel", "4", "-C"]);
+    command.arg(&target).arg(&file);
+    run(command, b"").expect(0);
+    near(&target, "the reference program's stream");
+}

@@ -227,6 +227,7 @@ impl StreamDecoder for FrameStream {
                 continue;
             }
             let n = missing.min(rest.len());
+            self.input.reserve_exact(missing);
             self.input
                 .extend_from_slice(rest.get(..n).unwrap_or_default());
             consumed += n;

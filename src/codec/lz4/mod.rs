@@ -128,9 +128,10 @@ impl Head {
         4 * usize::from(self.block_checksum)
     }
 
-    /// Bytes of memory that decoding in parts takes: a block, its content behind a window, and room for the next.
+    /// Bytes of memory that decoding in parts takes: a block, and its content behind a window.
     fn stream_memory(&self) -> u64 {
-        (3 * self.block_len_max + 2 * WINDOW_LEN) as u64
+        let encoded = lz4_flex::block::get_maximum_output_size(self.block_len_max);
+        (encoded + self.block_len_max + WINDOW_LEN) as u64
     }
 }
 
