@@ -2,6 +2,8 @@
 //! `tests/suite/fuzzed.rs` includes this file, so that every input ever found is replayed without a
 //! fuzzer.
 
+pub mod crypt;
+
 use bytes::Bytes;
 use xbpipe::xbstream::{
     ArchivePath, Body, ChunkHead, CrcCheck, DecodeError, Decoder, Event, Options, RemovePattern,

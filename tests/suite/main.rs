@@ -39,6 +39,8 @@ mod backup_failures;
 mod backup_layouts;
 mod backup_load;
 mod cli_contract;
+mod crypt;
+mod crypt_interop;
 mod fuzzed;
 mod innodb_pages_real;
 mod innodb_prepare_real;

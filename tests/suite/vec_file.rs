@@ -147,7 +147,7 @@ fn parse(name: &str, text: &str) -> Result<Vector, String> {
 }
 
 /// Hex pairs; `HH*N` is a byte N times; `#` begins a comment.
-fn hex(lines: &[String]) -> Result<Vec<u8>, String> {
+pub(crate) fn hex(lines: &[String]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     for line in lines {
         let code = line.split('#').next().unwrap_or_default();
