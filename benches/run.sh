@@ -4,14 +4,14 @@
 #   benches/run.sh [RUNS]        all measurements; RUNS pairs each, default 5
 #   ONLY=extract benches/run.sh  only those whose name contains the word
 #
-# Needs mariadb-server, mariadb-backup, zstd and time (Debian packages), about 10 GB of /dev/shm and a release build.
+# Needs mariadb-server, mariadb-backup, zstd, openssl and time (Debian packages), about 10 GB of /dev/shm and a release build.
 set -euo pipefail
 runs=${1:-5}
 only=${ONLY:-}
 here=$(cd "$(dirname "$0")/.." && pwd)
 xb=$here/target/release/xbpipe
 [ -x "$xb" ] || { echo "build first: cargo build --release" >&2; exit 2; }
-for tool in mbstream mariadb-backup mariadbd zstd /usr/bin/time; do
+for tool in mbstream mariadb-backup mariadbd zstd openssl /usr/bin/time; do
     command -v "$tool" >/dev/null || { echo "$tool is missing; tests/all.sh installs what it is in" >&2; exit 2; }
 done
 work=$(mktemp -d /dev/shm/xbpipe-bench.XXXXXX)
@@ -88,6 +88,30 @@ if wanted sparse; then
     peak sparse-create '128 MiB' "$xb create -q -C $work/sparse . | cat >/dev/null"
     peak sparse-extract '128 MiB' "$xb create -q -C $work/sparse . | $xb extract -q -C $work/out"
     rm -rf "$work/sparse" "$work/out"
+fi
+
+# crypt NAME BAR CIPHERS: MB/s of one core beside openssl doing the same work with the same ciphers, one after the other
+crypt() {
+    local name=$1 bar=$2 ciphers=$3 i cipher
+    wanted "$name" || return 0
+    : >"$work/a"; : >"$work/b"
+    for ((i = 0; i < runs; i++)); do
+        "$bench" "$name" >>"$work/a"
+        for cipher in $ciphers; do
+            openssl speed -seconds 1 -bytes 65536 -evp "$cipher" 2>/dev/null | awk 'END {print $2 / 1000}'
+        done | awk '{t += 1 / $1} END {print 1 / t}' >>"$work/b"
+    done
+    printf '%-34s %.0f MB/s / %.0f MB/s = %.2f   openssl: %s   bar: %s\n' "$name" "$(median <"$work/a")" \
+        "$(median <"$work/b")" "$(paste "$work/a" "$work/b" | awk '{print $1 / $2}' | median)" "$ciphers" "$bar"
+}
+
+if wanted xbcrypt-encrypt || wanted xbcrypt-decrypt || wanted age-encrypt || wanted age-decrypt; then
+    bench=$(cd "$here" && cargo bench -q --no-run --bench crypt --message-format=json |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    crypt xbcrypt-encrypt 'none' 'aes-256-ctr sha256'
+    crypt xbcrypt-decrypt '0.7' 'aes-256-ctr sha256'
+    crypt age-encrypt '0.7' 'chacha20-poly1305'
+    crypt age-decrypt '0.7' 'chacha20-poly1305'
 fi
 
 start_server() {

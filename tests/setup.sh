@@ -7,7 +7,7 @@ xbpipe_missing_packages() {
     local PATH="$PATH:/usr/sbin:/usr/local/sbin"
     for pair in cc:build-essential pkg-config:pkg-config mariadbd:mariadb-server \
         mariadb-install-db:mariadb-server mariadb:mariadb-client mariadb-backup:mariadb-backup \
-        mbstream:mariadb-backup zstd:zstd lz4:lz4 xz:xz-utils pv:pv openssl:openssl; do
+        mbstream:mariadb-backup zstd:zstd lz4:lz4 xz:xz-utils pv:pv openssl:openssl age:age; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done | sort -u
     # A server without it has no such file anywhere; one that is not Debian's has its plugins elsewhere.

@@ -3,6 +3,7 @@
 //! fuzzer.
 
 pub mod codecs;
+pub mod crypt;
 
 use bytes::Bytes;
 use xbpipe::xbstream::{

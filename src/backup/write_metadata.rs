@@ -104,6 +104,7 @@ fn named(name: &str) -> Result<ArchivePath> {
 
 fn info(story: &Story<'_>, binlog: Option<&BinlogPosition>) -> Info {
     let time = |t: &Zoned| t.strftime(TIME_FORMAT).to_string();
+    let encoders = &story.options.encoders;
     let stream = !matches!(story.options.destination, Destination::Directory(_));
     Info {
         uuid: uuid::Uuid::new_v4().to_string(),
@@ -122,13 +123,18 @@ fn info(story: &Story<'_>, binlog: Option<&BinlogPosition>) -> Info {
         partial: false,
         incremental: false,
         format: if stream { "mbstream" } else { "file" }.to_owned(),
-        compressed: if !story.options.encoders.is_empty() {
+        compressed: if encoders.iter().any(|e| !e.encrypts()) {
             "compressed"
         } else {
             "N"
         }
         .to_owned(),
-        other: Vec::new(),
+        // Percona's line; MariaDB's programs write none.
+        other: if encoders.iter().any(|e| e.encrypts()) {
+            vec![("encrypted".to_owned(), "Y".to_owned())]
+        } else {
+            Vec::new()
+        },
     }
 }
 

@@ -220,7 +220,9 @@ impl Verb for ExtractArgs {
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
         let options = ExtractOptions {
-            read: self.source.options(&self.common, self.decode.decoders(run)?, false),
+            read: self
+                .source
+                .options(&self.common, self.decode.decoders(run)?, false),
             directory: self.directory,
             names: self.paths,
             dir: DirOptions {
@@ -280,7 +282,9 @@ impl Verb for ListArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
-        let options = self.source.options(&self.common, self.decode.decoders(run)?, true);
+        let options = self
+            .source
+            .options(&self.common, self.decode.decoders(run)?, true);
         let Listing { members, examined } = list(&options, run)?;
         let Examined { name, outcome } = examined;
         let mut out = Vec::new();
@@ -381,7 +385,9 @@ impl Verb for VerifyArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
-        let options = self.source.options(&self.common, self.decode.decoders(run)?, true);
+        let options = self
+            .source
+            .options(&self.common, self.decode.decoders(run)?, true);
         let Examined { name, outcome } = verify(&options, run)?;
         let damaged: Vec<String> = outcome
             .failures

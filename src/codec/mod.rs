@@ -90,6 +90,11 @@ pub trait Encoder: Send + Sync + fmt::Debug {
     /// Most encoded bytes of a piece of `plain_len` bytes.
     fn bound(&self, plain_len: usize) -> usize;
 
+    /// Whether it keeps a secret, rather than make files smaller.
+    fn encrypts(&self) -> bool {
+        false
+    }
+
     /// Whether the encoded form of a piece depends on nothing but its bytes.
     fn repeats(&self) -> bool {
         false

@@ -17,9 +17,12 @@ pub(crate) mod targets;
 type Body = fn(&[u8]);
 
 const TARGETS: &[(&str, Body)] = &[
+    ("age_decode", targets::crypt::age_decode),
     ("codec_decode", targets::codecs::codec_decode),
+    ("crypt_roundtrip", targets::crypt::crypt_roundtrip),
     ("extract_sandbox", targets::extract_sandbox),
     ("quicklz_roundtrip", targets::codecs::quicklz_roundtrip),
+    ("xbcrypt_decode", targets::crypt::xbcrypt_decode),
     ("xbstream_decode", targets::xbstream_decode),
     ("xbstream_roundtrip", targets::xbstream_roundtrip),
 ];
@@ -106,6 +109,27 @@ fn seeds_of_codecs_are_the_vectors() {
             "seed {} is not its vector; UPDATE_SPEC=1 writes it",
             vector.name
         );
+    }
+}
+
+/// The same for encrypted files: cut, bytes.
+#[test]
+fn seeds_of_encryption_are_the_vectors() {
+    for (area, target) in [("xbcrypt", "xbcrypt_decode"), ("encryption", "age_decode")] {
+        let directory = root().join("fuzz/corpus").join(target);
+        for vector in load(area) {
+            let path = directory.join(&vector.name);
+            let bytes = [&[7], vector.bytes.as_slice()].concat();
+            if update_spec() {
+                std::fs::create_dir_all(&directory).unwrap();
+                std::fs::write(&path, &bytes).unwrap();
+            }
+            let seed = std::fs::read(&path).unwrap_or_default();
+            assert!(
+                seed == bytes,
+                "seed {path:?} is not its vector; UPDATE_SPEC=1 writes it"
+            );
+        }
     }
 }
 

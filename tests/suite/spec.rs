@@ -272,11 +272,9 @@ fn exceptions() -> BTreeMap<String, String> {
 fn rules_and_citations_meet() {
     let rules = rules();
     let (code, tests) = (cited("src"), cited("tests"));
-    let vectors: BTreeSet<String> = ["xbstream", "codecs"]
-        .into_iter()
-        .flat_map(load)
-        .flat_map(|v| v.rules)
-        .collect();
+    let areas = ["codecs", "encryption", "xbcrypt", "xbstream"];
+    let vectors = areas.into_iter().flat_map(load);
+    let vectors: BTreeSet<String> = vectors.flat_map(|v| v.rules).collect();
     let exceptions = exceptions();
     let mut failures = Vec::new();
     println!("{:<40} code vector test", "rule");

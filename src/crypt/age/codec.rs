@@ -54,6 +54,10 @@ impl Encoder for AgeEncoder {
         }
     }
 
+    fn encrypts(&self) -> bool {
+        true
+    }
+
     fn bound(&self, plain_len: usize) -> usize {
         plain_len + plain_len.div_ceil(CHUNK_LEN).max(1) * TAG_LEN
     }

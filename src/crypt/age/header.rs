@@ -109,6 +109,7 @@ impl Header {
     /// as it was written.
     pub fn open(&self, identities: &Identities) -> Result<(FileKey, Option<Binding>), CryptError> {
         let fail = |kind| Err(CryptError::new(kind, 0));
+        // r[encryption.passphrase]
         if self.stanzas.iter().any(|s| s.kind == "scrypt") {
             return fail(ErrorKind::Passphrase);
         }
@@ -168,6 +169,7 @@ impl HeaderScanner {
             return if !ARMOR.starts_with(&self.bytes) {
                 Err(CryptError::new(ErrorKind::NotAge, 0))
             } else if len >= VERSION_LINE.len() {
+                // r[encryption.armour]
                 Err(CryptError::new(ErrorKind::Armored, 0))
             } else {
                 Ok(())

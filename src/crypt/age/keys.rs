@@ -171,7 +171,8 @@ impl Identities {
             identities.push(Identity(StaticSecret::from(*key)));
         }
         if identities.is_empty() {
-            return Err(bad(1, "and all that follow are no identity"));
+            return Err(Error::new(Kind::Usage, "there is no identity in the file:")
+                .hint("`xbpipe keygen` or `age-keygen` makes an identity file"));
         }
         Ok(Self(identities))
     }

@@ -186,6 +186,7 @@ impl HeadBuf {
         if self.len < 8 {
             return Ok(8);
         }
+        // r[xbcrypt.mixed]
         match self.bytes[7] {
             b'1' => Ok(HEAD_V1_LEN),
             b'2' | b'3' if self.len < HEAD_V2_LEN => Ok(HEAD_V2_LEN),
@@ -211,6 +212,7 @@ impl HeadBuf {
 
     fn parse(&self) -> Result<Head, CryptError> {
         let (original, encrypted) = (self.u64_at(16), self.u64_at(24));
+        // r[xbcrypt.payload.sizes]
         if original != encrypted {
             return Err(CryptError::new(
                 ErrorKind::SizesDiffer {

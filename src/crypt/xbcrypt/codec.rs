@@ -42,6 +42,10 @@ impl Encoder for XbcryptEncoder {
         }
     }
 
+    fn encrypts(&self) -> bool {
+        true
+    }
+
     fn bound(&self, plain_len: usize) -> usize {
         encrypted_len_max(plain_len, self.chunk_len)
     }
@@ -172,7 +176,6 @@ impl UnitDecoder for Chunk {
 }
 
 struct ChunkStream(Decryptor);
-
 
 impl StreamDecoder for ChunkStream {
     fn step(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, CodecError> {

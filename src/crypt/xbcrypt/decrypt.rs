@@ -143,7 +143,7 @@ impl Decryptor {
         self.chunk.is_none() && self.head.is_empty()
     }
 
-    /// Fails unless the input ended with a chunk.
+    /// Fails unless the input ended with a chunk. `r[xbcrypt.end]` `r[xbcrypt.empty]`
     pub fn finish(&self) -> Result<(), CryptError> {
         let place = match (&self.chunk, self.head.is_empty()) {
             (None, true) => return Ok(()),
