@@ -406,9 +406,11 @@ pub fn extract_sandbox(bytes: &[u8]) {
                 Vec::new()
             },
             keep_going: bytes.len().is_multiple_of(3),
+            access: xbpipe::archive::Access::Whole,
         },
         directory: target,
-        names: Vec::new(),
+        selection: Default::default(),
+        strip_components: 0,
         dir: DirOptions {
             overwrite: bytes.len().is_multiple_of(5),
             sync: false,

@@ -1,13 +1,12 @@
 //! `cat`: members of an archive on standard output, one after another in the order in which they begin.
 
 use std::collections::{HashSet, VecDeque};
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::archive::{ReadOptions, read_archive};
+use crate::archive::{Access, ReadOptions, read_archive};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
@@ -16,17 +15,17 @@ use crate::base::run::Run;
 use crate::pipeline::budget::ZEROS;
 use crate::pipeline::demux::Outcome;
 use crate::pipeline::output::{Output, Target};
-use crate::pipeline::select::SelectSink;
+use crate::pipeline::select::{SelectSink, Selection};
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
 use crate::xbstream::{ArchivePath, RemovePattern};
 
 /// Buffer for reading spooled members back.
 const SPOOL_READ_LEN: usize = 256 << 10;
 
-/// Writes `names` to standard output; one lane, so that members come in the order of the archive. Members that interleave with an earlier one wait in a temporary file in `spool_dir`.
+/// Writes what is selected to standard output; one lane, so that members come in the order of the archive. Members that interleave with an earlier one wait in a temporary file in `spool_dir`.
 pub fn cat(
     options: &ReadOptions,
-    names: &[OsString],
+    selection: &Selection,
     spool_dir: PathBuf,
     run: &Run,
 ) -> Result<Outcome> {
@@ -44,9 +43,10 @@ pub fn cat(
         cancel: run.cancel.clone(),
     };
     let outcome = {
-        let select = SelectSink::new(&sink, names)?;
+        let select = SelectSink::new(&sink, selection)?;
         let options = ReadOptions {
             parallel: 1,
+            access: Access::InOrder,
             ..options.clone()
         };
         let outcome = read_archive(&options, &select, run)?;
@@ -81,7 +81,7 @@ impl CatSink {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         let first = turns.front().is_some_and(|t| t.path == *path);
         if first {
-            return self.output.send(vec![data]);
+            return self.output.send(vec![data]).map(drop);
         }
         let turn = turns
             .iter_mut()

@@ -1,6 +1,5 @@
 //! `extract`: archive to directory.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +8,8 @@ use crate::base::error::Result;
 use crate::base::run::Run;
 use crate::pipeline::demux::Outcome;
 use crate::pipeline::dir_sink::{DirOptions, DirSink};
-use crate::pipeline::select::SelectSink;
+use crate::pipeline::select::{SelectSink, Selection};
+use crate::pipeline::strip::StripSink;
 
 /// What to extract, and where to.
 #[derive(Debug, Clone)]
@@ -18,8 +18,10 @@ pub struct ExtractOptions {
     pub read: ReadOptions,
     /// Existing or new directory.
     pub directory: PathBuf,
-    /// Files and directories of the archive; empty for all.
-    pub names: Vec<OsString>,
+    /// What to take.
+    pub selection: Selection,
+    /// Components to take off the beginning of names.
+    pub strip_components: usize,
     /// What happens to existing files, and durability.
     pub dir: DirOptions,
 }
@@ -27,9 +29,13 @@ pub struct ExtractOptions {
 /// Extracts. A file appears under its name only when it is whole and verified.
 pub fn extract(options: &ExtractOptions, run: &Run) -> Result<Outcome> {
     let target = DirSink::open(&options.directory, options.dir, Arc::clone(&run.monitor))?;
-    let select = SelectSink::new(&target, &options.names)?;
-    let outcome = read_archive(&options.read, &select, run)?;
-    select.check_found()?;
+    let outcome = {
+        let strip = StripSink::new(&target, options.strip_components);
+        let select = SelectSink::new(&strip, &options.selection)?;
+        let outcome = read_archive(&options.read, &select, run)?;
+        select.check_found()?;
+        outcome
+    };
     target.finish()?;
     Ok(outcome)
 }

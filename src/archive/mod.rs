@@ -4,6 +4,7 @@ pub mod cat;
 pub mod create;
 pub mod extract;
 pub mod list;
+pub mod quick;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use crate::base::units::ByteCount;
 use crate::codec::Decoders;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::decode::DecodeSink;
-use crate::pipeline::demux::{self, DemuxOptions, Outcome};
+use crate::pipeline::demux::{self, DemuxOptions, IndexedOptions, Outcome};
+use crate::pipeline::index_file::{Indexed, bad_index};
 use crate::pipeline::input::Input;
 use crate::pipeline::sink::Sink;
 use crate::pipeline::workers::Workers;
@@ -34,6 +36,22 @@ pub struct ReadOptions {
     pub decoders: Decoders,
     /// Go on after a damaged file.
     pub keep_going: bool,
+    /// How much of it is wanted.
+    pub access: Access,
+}
+
+/// How much of an archive is wanted: where less than all is, and the archive has an index and can be read anywhere, nothing else
+/// is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// All, checked from front to back.
+    Whole,
+    /// Some members.
+    Members,
+    /// Some members, one behind the other.
+    InOrder,
+    /// What it holds, and not whether that is right.
+    Structure,
 }
 
 /// Most bytes between reader and lanes: what is read further ahead has left the processor's cache when its turn comes.
@@ -60,28 +78,87 @@ pub struct Examined {
     pub outcome: Outcome,
 }
 
-/// Sends every member of an archive to `sink`. Fails only for reasons outside the archive.
+/// An open archive, and the memory to read it with.
+pub(crate) struct Opened {
+    pub(crate) input: Input,
+    budget: Budget,
+    lane_bufs: usize,
+}
+
+impl Opened {
+    pub(crate) fn new(options: &ReadOptions, run: &Run) -> Result<Self> {
+        let budget = Budget::decode(options.memory, options.parallel, &options.decoders)?;
+        let total = budget.input_bufs * budget.input_buf_len;
+        let read_ahead = (total / 2).min(READ_AHEAD_LEN_MAX);
+        let pool = BufPool::new(read_ahead / INPUT_LEN, INPUT_LEN);
+        let lane_bufs = (total - read_ahead) / budget.input_buf_len / budget.lanes;
+        let source: Option<&Path> = options.source.as_deref();
+        Ok(Self {
+            input: Input::open(source, pool, &run.cancel, Arc::clone(&run.monitor))?,
+            budget,
+            lane_bufs: lane_bufs.clamp(1, LANE_BUFS_MAX),
+        })
+    }
+
+    /// The index, if the archive can be read anywhere and has one that is right at its end.
+    pub(crate) fn index(&self, run: &Run) -> Result<Option<Indexed>> {
+        let Some(source) = self.input.source() else {
+            return Ok(None);
+        };
+        match Indexed::find(source) {
+            Err(error) if bad_index(&error) => {
+                let error = error.path(self.input.name());
+                run.monitor
+                    .warning(format!("{error}; reading the whole archive instead"));
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+}
+
+/// Sends the members of an archive to `sink`. Fails only for reasons outside the archive.
 pub(crate) fn examine(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Result<Examined> {
-    let budget = Budget::decode(options.memory, options.parallel, &options.decoders)?;
-    let total = budget.input_bufs * budget.input_buf_len;
-    let read_ahead = (total / 2).min(READ_AHEAD_LEN_MAX);
-    let pool = BufPool::new(read_ahead / INPUT_LEN, INPUT_LEN);
-    let lane_bufs = (total - read_ahead) / budget.input_buf_len / budget.lanes;
-    let source: Option<&Path> = options.source.as_deref();
-    let mut input = Input::open(source, pool, &run.cancel, Arc::clone(&run.monitor))?;
-    let demux_options = DemuxOptions {
+    examine_opened(Opened::new(options, run)?, options, sink, run)
+}
+
+pub(crate) fn examine_opened(
+    mut opened: Opened,
+    options: &ReadOptions,
+    sink: &dyn Sink,
+    run: &Run,
+) -> Result<Examined> {
+    let budget = opened.budget.clone();
+    let demux = DemuxOptions {
         lanes: budget.lanes,
-        lane_bufs: (lane_bufs.clamp(1, LANE_BUFS_MAX), budget.input_buf_len),
+        lane_bufs: (opened.lane_bufs, budget.input_buf_len),
         keep_going: options.keep_going,
+        structure_only: options.access == Access::Structure,
+    };
+    let indexed = match options.access {
+        Access::Whole | Access::Structure => None,
+        Access::Members | Access::InOrder => opened.index(run)?,
+    };
+    let mut go = |sink: &dyn Sink| {
+        if let Some(indexed) = &indexed {
+            let in_order = options.access == Access::InOrder;
+            let options = IndexedOptions { demux, in_order };
+            if let Some(outcome) =
+                demux::run_indexed(indexed, sink, options, &run.cancel, &run.monitor)?
+            {
+                return Ok(outcome);
+            }
+        }
+        demux::run(&mut opened.input, sink, demux, &run.cancel, &run.monitor)
     };
     let outcome = if options.decoders.is_empty() {
-        demux::run(&mut input, sink, demux_options, &run.cancel, &run.monitor)?
+        go(sink)?
     } else {
         let workers = Workers::start(budget.codec_threads)?;
         let decoders = options.decoders.clone();
         let sink = DecodeSink::new(sink, decoders, &workers, &budget, &run.cancel);
-        demux::run(&mut input, &sink, demux_options, &run.cancel, &run.monitor)?
+        go(&sink)?
     };
-    let name = input.name().to_owned();
+    let name = opened.input.name().to_owned();
     Ok(Examined { name, outcome })
 }

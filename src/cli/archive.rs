@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use crate::archive::cat::cat;
 use crate::archive::create::{CreateOptions, create};
 use crate::archive::extract::{ExtractOptions, extract};
-use crate::archive::list::{Listing, Member, list};
+use crate::archive::list::{Listing, Member, chain, list};
+use crate::archive::quick::verify_quick;
 use crate::archive::verify::verify;
-use crate::archive::{Examined, ReadOptions};
+use crate::archive::{Access, Examined, ReadOptions};
 use crate::base::error::{Error, Result};
 use crate::base::run::Run;
 use crate::cli::common::{Common, CompressArgs};
@@ -22,6 +23,7 @@ use crate::codec::{Decoders, decompressors};
 use crate::pipeline::demux::End;
 use crate::pipeline::dir_sink::DirOptions;
 use crate::pipeline::output::Target;
+use crate::pipeline::select::Selection;
 use crate::pipeline::tree::TreeOptions;
 use crate::xbstream::ArchivePath;
 
@@ -140,8 +142,15 @@ struct Source {
 }
 
 impl Source {
-    fn options(self, common: &Common, decoders: Decoders, keep_going: bool) -> ReadOptions {
+    fn options(
+        self,
+        common: &Common,
+        decoders: Decoders,
+        keep_going: bool,
+        access: Access,
+    ) -> ReadOptions {
         ReadOptions {
+            access,
             source: Some(self.source),
             memory: common.memory,
             parallel: common.parallel(),
@@ -172,16 +181,55 @@ impl Decode {
     }
 }
 
+/// What of an archive is meant.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+struct Chosen {
+    /// Leave out what matches; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<OsString>,
+
+    /// Files, directories with everything in them, and patterns; everything if none is named
+    #[arg(value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+impl Chosen {
+    fn selection(self) -> Selection {
+        Selection {
+            names: self.paths,
+            exclude: self.exclude,
+        }
+    }
+}
+
+/// What the help says about patterns.
+macro_rules! patterns {
+    () => {
+        "\
+In a PATH, `*` stands for any characters, also `/`, `?` for one, and `[a-z]` or `[!a-z]` for one of a set, as tar --wildcards has
+it: `*.ibd` means all tablespaces, wherever they are, and `sakila/*` everything in that directory. Quote it, or the shell
+expands it. A PATH that is a name as it stands means that, too. Every PATH must be found. The PATTERN of --exclude may match from the
+beginning of any part of a name on: `--exclude 'tmp*'` also leaves out `db/tmp1`, and everything in it if it is a
+directory."
+    };
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = concat!("\
 A file appears under its name only when it is whole and its checksums are right; before that it is called
 NAME.xbpipe-partial, and what is not whole at the end keeps that name. An archive that is cut anywhere, also between two
 files, is an error that names the files. Nothing is ever written outside DIR, links are not followed.
 
+When some files are asked for and the archive is a file that xbpipe has written, only those are read, and only they are vouched
+for; `verify` checks all.
+
+", patterns!(), "
+
 Examples:
   ssh db1 xbpipe create -C /backup/full . | xbpipe extract -C /restore
   xbpipe extract -C /restore --decompress full.xb
-  xbpipe extract -C /tmp/x full.xb.gz sakila xtrabackup_info")]
+  xbpipe extract -C /tmp/x full.xb.gz sakila xtrabackup_info
+  xbpipe extract -C /tmp/x --strip-components 1 --exclude '*.frm' full.xb 'sakila/*'"))]
 pub(super) struct ExtractArgs {
     /// Directory to write to; made if it is missing
     #[arg(short = 'C', long, value_name = "DIR", default_value = ".")]
@@ -198,12 +246,15 @@ pub(super) struct ExtractArgs {
     #[arg(long)]
     no_sync: bool,
 
+    /// Take so many directories off the beginning of each name; what has no more parts is left out
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    strip_components: usize,
+
     #[command(flatten)]
     source: Source,
 
-    /// Files and directories to take; everything if none is named
-    #[arg(value_name = "PATH")]
-    paths: Vec<OsString>,
+    #[command(flatten)]
+    chosen: Chosen,
 
     #[command(flatten)]
     common: Common,
@@ -219,12 +270,19 @@ impl Verb for ExtractArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        let selection = self.chosen.selection();
+        let access = if selection.is_everything() {
+            Access::Whole
+        } else {
+            Access::Members
+        };
         let options = ExtractOptions {
             read: self
                 .source
-                .options(&self.common, self.decode.decoders(run)?, false),
+                .options(&self.common, self.decode.decoders(run)?, false, access),
             directory: self.directory,
-            names: self.paths,
+            selection,
+            strip_components: self.strip_components,
             dir: DirOptions {
                 overwrite: self.overwrite,
                 sync: !self.no_sync,
@@ -239,16 +297,22 @@ impl Verb for ExtractArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
-The whole archive is read and checked. Names are in order of their bytes; what is not printable in them is escaped. With
+#[command(after_long_help = concat!("\
+Of a file that xbpipe has written only the index is read; of another one, only the structure. So this tells what should be in
+the archive: `verify` tells whether it is. What comes through a pipe, or is compressed as a whole, is read and checked.
+
+Names are in order of their bytes; what is not printable in them is escaped. With
 --long each line is: kind, size as stored, name; the kind is `f` for a file, `d` for an empty directory, `!` for a file that
-is not whole. With --json each line is an object with the fields type (file or directory), size, whole, path and, when the
-name is not UTF-8, path_hex; the last line has the field archive.
+is not whole. With --json each line is an object with the fields type (file or directory), size, whole, path, when the name is
+not UTF-8 path_hex, chain (how it is compressed and encrypted, by its suffixes), and where the index tells it plain_size, the
+size after decompression; the last line has the field archive.
+
+", patterns!(), "
 
 Examples:
   xbpipe list full.xb
   zcat full.xb.gz | xbpipe list --long
-  xbpipe list --json full.xb | jq -r 'select(.size > 1e9) | .path'")]
+  xbpipe list --json full.xb | jq -r 'select(.size > 1e9) | .path'"))]
 pub(super) struct ListArgs {
     /// Tell kind and size as well
     #[arg(short, long, conflicts_with = "json")]
@@ -263,6 +327,9 @@ pub(super) struct ListArgs {
 
     #[command(flatten)]
     source: Source,
+
+    #[command(flatten)]
+    chosen: Chosen,
 
     #[command(flatten)]
     common: Common,
@@ -282,10 +349,11 @@ impl Verb for ListArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        let access = Access::Structure;
         let options = self
             .source
-            .options(&self.common, self.decode.decoders(run)?, true);
-        let Listing { members, examined } = list(&options, run)?;
+            .options(&self.common, self.decode.decoders(run)?, true, access);
+        let Listing { members, examined } = list(&options, &self.chosen.selection(), run)?;
         let Examined { name, outcome } = examined;
         let mut out = Vec::new();
         let mut bytes = 0;
@@ -336,7 +404,11 @@ fn json_member(path: &ArchivePath, member: &Member) -> Value {
         "size": member.size,
         "whole": member.whole,
         "path": String::from_utf8_lossy(path.as_bytes()),
+        "chain": chain(path),
     });
+    if let (Some(size), Some(object)) = (member.plain_size, value.as_object_mut()) {
+        object.insert("plain_size".to_owned(), json!(size));
+    }
     if let (Err(_), Some(object)) = (std::str::from_utf8(path.as_bytes()), value.as_object_mut()) {
         let hex: String = path.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
         object.insert("path_hex".to_owned(), json!(hex));
@@ -345,17 +417,24 @@ fn json_member(path: &ArchivePath, member: &Member) -> Value {
 }
 
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
+#[command(after_long_help = concat!("\
 Everything that extract checks: structure, the checksum of every chunk, the end of every file, and the end of the archive
 where it states one (archives of xbpipe do; those of other programs end wherever they end). All damage is told, not only
-the first. With --decompress the compressed files are decompressed and their own checksums checked as well.
+the first. With --decompress the compressed files are decompressed and their own checksums checked as well. With PATHs, of an
+archive file that xbpipe has written only those are read.
 
-The result is one line on standard output, or with --json one object with the fields whole, end (proven, unstated or
-missing), files, payload_bytes, archive_bytes, damaged and incomplete (names), error.
+With --quick only the structure of such a file is checked: trailer, checksums of the index, the head of every chunk
+and all sizes. That finds a copy that was cut or mixed up, but not a wrong byte inside a file.
+
+The result is one line on standard output, or with --json one object with the fields whole, end (proven, unstated,
+missing, or indexed where not all was read), files, payload_bytes, archive_bytes, damaged and incomplete (names), error.
+
+", patterns!(), "
 
 Examples:
   xbpipe verify full.xb
-  xbpipe verify --decompress --json - < full.xb")]
+  xbpipe verify --quick full.xb
+  xbpipe verify --decompress --json - < full.xb"))]
 pub(super) struct VerifyArgs {
     /// The result as a JSON object
     #[arg(long)]
@@ -364,8 +443,15 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     decode: Decode,
 
+    /// Check the structure of an archive file only
+    #[arg(long, conflicts_with_all = ["decompress", "exclude", "paths"])]
+    quick: bool,
+
     #[command(flatten)]
     source: Source,
+
+    #[command(flatten)]
+    chosen: Chosen,
 
     #[command(flatten)]
     common: Common,
@@ -385,10 +471,20 @@ impl Verb for VerifyArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        let selection = self.chosen.selection();
+        let access = if selection.is_everything() {
+            Access::Whole
+        } else {
+            Access::Members
+        };
         let options = self
             .source
-            .options(&self.common, self.decode.decoders(run)?, true);
-        let Examined { name, outcome } = verify(&options, run)?;
+            .options(&self.common, self.decode.decoders(run)?, true, access);
+        let Examined { name, outcome } = if self.quick {
+            verify_quick(&options, run)?
+        } else {
+            verify(&options, &selection, run)?
+        };
         let damaged: Vec<String> = outcome
             .failures
             .iter()
@@ -409,14 +505,17 @@ impl Verb for VerifyArgs {
             files: outcome.files,
             bytes: outcome.archive_bytes,
         };
-        let sentence = format!(
-            "{name}: whole: {} files, {} bytes verified{}",
-            outcome.files,
-            outcome.payload_bytes,
-            match outcome.end {
-                End::Proven => ", end proven",
-                End::Unstated | End::Missing => ", the archive does not state its end",
+        let (whole, verified, end) = match (self.quick, outcome.end) {
+            (true, _) => ("whole as far as its structure tells", "in place", ""),
+            (false, End::Proven) => ("whole", "verified", ", end proven"),
+            (false, End::Indexed) => ("right where it was read", "verified", ""),
+            (false, End::Unstated | End::Missing) => {
+                ("whole", "verified", ", the archive does not state its end")
             }
+        };
+        let sentence = format!(
+            "{name}: {whole}: {} files, {} bytes {verified}{end}",
+            outcome.files, outcome.payload_bytes,
         );
         let checked = outcome.check(&name);
         if let (Err(error), Some(slot)) = (&checked, result.get_mut("error")) {
@@ -432,13 +531,16 @@ impl Verb for VerifyArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
-Files come one after another in the order in which they begin in the archive. The whole archive is read and checked: what
-is on standard output can be trusted only when the exit status is 0.
+#[command(after_long_help = concat!("\
+Files come one after another in the order in which they begin in the archive. Of an archive file that xbpipe has written only
+they are read; any other archive is read and checked to its end. What is on standard output can be trusted only when the exit
+status is 0.
+
+", patterns!(), "
 
 Examples:
   xbpipe cat full.xb xtrabackup_info
-  xbpipe cat --decompress - xtrabackup_checkpoints < full.xb")]
+  xbpipe cat --decompress - xtrabackup_checkpoints < full.xb"))]
 pub(super) struct CatArgs {
     #[command(flatten)]
     decode: Decode,
@@ -447,7 +549,11 @@ pub(super) struct CatArgs {
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
 
-    /// Files to write; a directory stands for everything in it
+    /// Leave out what matches; may be given several times
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<OsString>,
+
+    /// Files to write, patterns of them, or directories with everything in them
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<OsString>,
 
@@ -472,8 +578,13 @@ impl Verb for CatArgs {
         let source = Source {
             source: self.source,
         };
-        let options = source.options(&self.common, self.decode.decoders(run)?, false);
-        let done = cat(&options, &self.paths, std::env::temp_dir(), run)?;
+        let access = Access::InOrder;
+        let options = source.options(&self.common, self.decode.decoders(run)?, false, access);
+        let selection = Selection {
+            names: self.paths,
+            exclude: self.exclude,
+        };
+        let done = cat(&options, &selection, std::env::temp_dir(), run)?;
         Ok(Summary {
             files: done.files,
             bytes: done.payload_bytes,

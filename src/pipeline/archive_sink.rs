@@ -1,5 +1,7 @@
-//! The archive as a sink: file events become xbstream chunks on an [`Output`], and the index member tells the end.
+//! The archive as a sink: file events become xbstream chunks on an [`Output`], and the index member tells where everything is
+//! and how it ends.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::pipeline::budget::{ChunkLimits, ZEROS};
 use crate::pipeline::output::Output;
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
-use crate::xbstream::index::IndexLine;
+use crate::xbstream::index::{Frame, INDEX_PAIRS_MAX, IndexLine, Place};
 use crate::xbstream::{ArchivePath, RemovePattern, encode, index};
 
 /// Index lines are sent as a chunk of their own when they reach this many bytes.
@@ -23,13 +25,20 @@ pub struct ArchiveSink {
     output: Output,
     index: Mutex<Index>,
     chunk: ChunkLimits,
+    /// Files begun so far.
+    opened: AtomicU64,
 }
 
+/// What waits to be written of the index. What grows with the archive is the list of the index's own chunks: 16 bytes for
+/// every [`INDEX_CHUNK_LEN`] of it, which a million files are some thousand of.
 #[derive(Debug)]
 struct Index {
     path: ArchivePath,
     lines: Vec<u8>,
     offset: u64,
+    /// CRC-32 of what was sent.
+    sum: crc32fast::Hasher,
+    chunks: Vec<Place>,
     members: u64,
     payload_bytes: u64,
 }
@@ -65,10 +74,13 @@ impl ArchiveSink {
                 path,
                 lines,
                 offset: 0,
+                sum: crc32fast::Hasher::new(),
+                chunks: Vec::new(),
                 members: 0,
                 payload_bytes: 0,
             }),
             chunk,
+            opened: AtomicU64::new(0),
         };
         {
             let mut index = sink.lock();
@@ -82,15 +94,36 @@ impl ArchiveSink {
         self.output.settle()
     }
 
-    /// Ends the archive: last line, `E` of the index member, everything written, the file durable and named.
+    /// Ends the archive: table of the index, sums, trailer, `E` of the index member, everything written, the file durable and
+    /// named.
     pub fn finish(self) -> Result<ArchiveSummary> {
         let (members, payload_bytes) = {
             let mut index = self.lock();
+            // r[xbstream.index.table] It begins a chunk, and no other member's chunk comes any more.
+            if !index.lines.is_empty() {
+                self.send_index_lines(&mut index)?;
+            }
+            let chunks = std::mem::take(&mut index.chunks);
+            let mut table = None;
+            for list in chunks.chunks(INDEX_PAIRS_MAX) {
+                let list = list.to_vec();
+                IndexLine::Table { list }.append_to(&mut index.lines);
+                if index.lines.len() >= INDEX_CHUNK_LEN {
+                    let position = self.send_index_lines(&mut index)?;
+                    table.get_or_insert(position);
+                }
+            }
             let end = IndexLine::End {
                 members: index.members,
                 bytes: index.payload_bytes,
             };
             end.append_to(&mut index.lines);
+            let position = self.send_index_lines(&mut index)?;
+            let trailer = IndexLine::Trailer {
+                table: table.unwrap_or(position),
+                crc: index.sum.clone().finalize(),
+            };
+            trailer.append_to(&mut index.lines);
             self.send_index_lines(&mut index)?;
             let mut head = Vec::new();
             encode::end(&mut head, &index.path);
@@ -109,20 +142,29 @@ impl ArchiveSink {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send_index_lines(&self, index: &mut Index) -> Result<()> {
+    /// Sends what waits as a chunk; returns its position.
+    fn send_index_lines(&self, index: &mut Index) -> Result<u64> {
         let lines = std::mem::take(&mut index.lines);
+        let len = lines.len() as u64;
         let mut run = Vec::with_capacity(lines.len() + 128);
-        encode::payload_head(
-            &mut run,
-            &index.path,
-            index.offset,
-            crc(&lines),
-            lines.len() as u64,
-        );
+        encode::payload_head(&mut run, &index.path, index.offset, crc(&lines), len);
         run.extend_from_slice(&lines);
-        index.offset += lines.len() as u64;
+        index.offset += len;
+        index.sum.update(&lines);
         // Sent under the lock: index chunks must reach the stream in the order of their offsets.
-        self.output.send(vec![run.into()])
+        let position = self.output.send(vec![run.into()])?;
+        index.chunks.push(Place { position, len });
+        Ok(position)
+    }
+
+    /// Adds a line about a part of a member.
+    fn note(&self, line: &IndexLine) -> Result<()> {
+        let mut index = self.lock();
+        line.append_to(&mut index.lines);
+        if index.lines.len() >= INDEX_CHUNK_LEN {
+            self.send_index_lines(&mut index)?;
+        }
+        Ok(())
     }
 
     fn member_done(&self, line: &IndexLine, payload_bytes: u64) -> Result<()> {
@@ -163,6 +205,9 @@ impl Sink for ArchiveSink {
         }
         Ok(Box::new(Member {
             sink: self,
+            number: self.opened.fetch_add(1, Ordering::Relaxed),
+            chunks: Vec::new(),
+            frames: Vec::new(),
             path: path.clone(),
             offset: 0,
             pieces: Vec::new(),
@@ -189,6 +234,10 @@ impl Sink for ArchiveSink {
 /// One open member: pieces wait here until they fill a chunk.
 struct Member<'s> {
     sink: &'s ArchiveSink,
+    number: u64,
+    /// Chunks and frames that the index was not told of yet.
+    chunks: Vec<Place>,
+    frames: Vec<Frame>,
     path: ArchivePath,
     /// Where the chunk being gathered begins.
     offset: u64,
@@ -203,12 +252,18 @@ impl Member<'_> {
     fn send_chunk(&mut self, with_eof: bool) -> Result<()> {
         let mut run = Vec::with_capacity(128);
         let mut runs = Vec::with_capacity(self.pieces.len() + 2);
+        let payload_len = self.piece_bytes as u64;
         if self.piece_bytes > 0 {
             let crc = std::mem::take(&mut self.chunk_crc);
             self.member_crc.combine(&crc);
-            let len = self.piece_bytes as u64;
-            encode::payload_head(&mut run, &self.path, self.offset, crc.finalize(), len);
-            self.offset += len;
+            encode::payload_head(
+                &mut run,
+                &self.path,
+                self.offset,
+                crc.finalize(),
+                payload_len,
+            );
+            self.offset += payload_len;
             if self.piece_bytes <= COPY_LEN_MAX {
                 for piece in self.pieces.drain(..) {
                     run.extend_from_slice(&piece);
@@ -226,10 +281,39 @@ impl Member<'_> {
             runs.push(run.into());
         }
         if runs.is_empty() {
-            Ok(())
-        } else {
-            self.sink.output.send(runs)
+            return Ok(());
         }
+        let position = self.sink.output.send(runs)?;
+        if payload_len > 0 {
+            self.chunks.push(Place {
+                position,
+                len: payload_len,
+            });
+        }
+        if self.chunks.len() >= INDEX_PAIRS_MAX {
+            self.note_chunks()?;
+        }
+        Ok(())
+    }
+
+    /// Tells the index of the chunks that were sent. `r[xbstream.index.chunks]`
+    fn note_chunks(&mut self) -> Result<()> {
+        let list = std::mem::take(&mut self.chunks);
+        if list.is_empty() {
+            return Ok(());
+        }
+        let member = self.number;
+        self.sink.note(&IndexLine::Chunks { member, list })
+    }
+
+    /// Tells the index of frames. `r[xbstream.index.frames]`
+    fn note_frames(&mut self) -> Result<()> {
+        let list = std::mem::take(&mut self.frames);
+        if list.is_empty() {
+            return Ok(());
+        }
+        let member = self.number;
+        self.sink.note(&IndexLine::Frames { member, list })
     }
 }
 
@@ -273,14 +357,26 @@ impl FileSink for Member<'_> {
         Ok(())
     }
 
+    fn frame(&mut self, plain: u64) -> Result<()> {
+        let stored = self.offset + self.piece_bytes as u64;
+        self.frames.push(Frame { stored, plain });
+        if self.frames.len() >= INDEX_PAIRS_MAX {
+            self.note_frames()?;
+        }
+        Ok(())
+    }
+
     fn flush(&mut self) -> Result<()> {
         self.send_chunk(false)
     }
 
     fn close(mut self: Box<Self>) -> Result<()> {
         self.send_chunk(true)?;
+        self.note_chunks()?;
+        self.note_frames()?;
         let crc = self.member_crc.clone().finalize();
         let line = IndexLine::File {
+            member: self.number,
             len: self.offset,
             crc,
             path: self.path.clone(),

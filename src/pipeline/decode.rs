@@ -92,6 +92,10 @@ impl Sink for DecodeSink<'_> {
         Ok(sink)
     }
 
+    fn wants(&self, path: &ArchivePath) -> bool {
+        self.inner.wants(&self.peel(path).0)
+    }
+
     fn directory(&self, path: &ArchivePath) -> Result<()> {
         self.inner.directory(path)
     }

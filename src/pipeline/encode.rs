@@ -221,6 +221,7 @@ impl EncodeFile<'_> {
         self.next.position += plain.len() as u64;
         let encoder = Arc::clone(&self.encoder);
         let path = self.path.clone();
+        self.out.frame_begins(piece.position);
         self.stage.run(&mut self.out, move |contexts, mut buf| {
             let n = encoder
                 .piece(piece, &plain, &mut buf, contexts)
@@ -288,6 +289,7 @@ impl FileSink for EncodeFile<'_> {
         if let Some((zeros_len, zeros)) = self.zeros {
             while left >= *zeros_len {
                 self.out.drain()?;
+                self.out.inner.frame(self.next.position)?;
                 self.out.write(zeros.clone())?;
                 self.position += zeros_len;
                 self.next.position += zeros_len;
@@ -315,6 +317,7 @@ impl FileSink for EncodeFile<'_> {
             self.encode(Bytes::new(), true)?;
         }
         self.out.drain()?;
+        self.out.inner.frame(self.position)?;
         let trailer = self.encoder.trailer(self.position);
         self.out.write(trailer.into())?;
         self.out.close()

@@ -106,8 +106,9 @@ impl Output {
         })
     }
 
-    /// Queues byte runs to be written together, uninterrupted. Waits while the queue is full.
-    pub fn send(&self, runs: Vec<Bytes>) -> Result<()> {
+    /// Queues byte runs to be written together, uninterrupted; returns how many bytes of the stream come before them. Waits while
+    /// the queue is full.
+    pub fn send(&self, runs: Vec<Bytes>) -> Result<u64> {
         self.queue.send(runs, &self.cancel)
     }
 

@@ -31,6 +31,8 @@ struct Shared {
 struct State {
     messages: VecDeque<Vec<Bytes>>,
     bytes: usize,
+    /// All bytes that were ever queued.
+    sent: u64,
     /// The writer has taken something and not come back yet.
     writing: bool,
     /// One of the ends is gone.
@@ -72,8 +74,9 @@ pub(super) fn queue() -> (Sender, Receiver) {
 }
 
 impl Sender {
-    /// Queues byte runs to be written together, uninterrupted. Waits while the queue is full.
-    pub(super) fn send(&self, runs: Vec<Bytes>, cancel: &Cancel) -> Result<()> {
+    /// Queues byte runs to be written together, uninterrupted; returns how many bytes come before them. Waits while the queue is
+    /// full.
+    pub(super) fn send(&self, runs: Vec<Bytes>, cancel: &Cancel) -> Result<u64> {
         let shared = &*self.0;
         let mut state = shared.lock();
         while state.bytes >= QUEUED_LEN_MAX && !state.closed {
@@ -90,12 +93,15 @@ impl Sender {
             cancel.check()?;
             return Err(Error::new(Kind::Failed, "the writer thread is gone"));
         }
-        state.bytes += runs.iter().map(Bytes::len).sum::<usize>();
+        let len = runs.iter().map(Bytes::len).sum::<usize>();
+        let position = state.sent;
+        state.bytes += len;
+        state.sent += len as u64;
         state.messages.push_back(runs);
         if state.messages.len() == 1 {
             shared.filled.notify_one();
         }
-        Ok(())
+        Ok(position)
     }
 }
 
@@ -179,7 +185,8 @@ mod tests {
         let (sender, receiver) = queue();
         let cancel = Cancel::new();
         for byte in 0..4u8 {
-            sender.send(vec![Bytes::from(vec![byte])], &cancel).unwrap();
+            let sent = sender.send(vec![Bytes::from(vec![byte])], &cancel);
+            assert_eq!(sent.unwrap(), u64::from(byte));
         }
         drop(sender);
         let mut batch = Vec::new();

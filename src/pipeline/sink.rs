@@ -21,6 +21,11 @@ pub trait Sink: Sync {
         attributes: Attributes,
     ) -> Result<Box<dyn FileSink + 's>>;
 
+    /// Whether it has any use for that file: a source that can leave it out need not read it.
+    fn wants(&self, _path: &ArchivePath) -> bool {
+        true
+    }
+
     /// An empty directory. Directories with files in them are implied by their files.
     fn directory(&self, path: &ArchivePath) -> Result<()>;
 
@@ -48,6 +53,12 @@ pub trait FileSink: Send {
     /// is. `None` if the file must be written in order.
     fn part(&mut self, _offset: u64, _len: u64) -> Result<Option<Box<dyn FileSink>>> {
         Ok(None)
+    }
+
+    /// What comes next is an independent frame of compressed data whose content begins at `plain` in the decompressed file; or
+    /// nothing comes any more, and the decompressed file ends there.
+    fn frame(&mut self, _plain: u64) -> Result<()> {
+        Ok(())
     }
 
     /// Lets go of pooled buffers that are held back for larger units. Called by whoever is short of buffers.

@@ -117,7 +117,7 @@ impl<'a> Stage<'a> {
     ) -> Result<()> {
         let (buf, spare) = self.buffer(file)?;
         let result = self.workers.submit(move |contexts| job(contexts, buf))?;
-        file.results.push_back(result);
+        file.results.push_back((file.frame.take(), result));
         if spare { file.flush() } else { Ok(()) }
     }
 
@@ -160,7 +160,9 @@ impl<'a> Stage<'a> {
 /// One file on its way: results of its jobs, in the order in which they were handed in, and where they go.
 pub(super) struct InOrder<'s> {
     pub(super) inner: Box<dyn FileSink + 's>,
-    results: VecDeque<Receiver<Result<Bytes>>>,
+    results: VecDeque<(Option<u64>, Receiver<Result<Bytes>>)>,
+    /// The next job makes an independent frame, whose content begins here in the file.
+    frame: Option<u64>,
     written: u64,
 }
 
@@ -169,15 +171,19 @@ impl<'s> InOrder<'s> {
         Self {
             inner,
             results: VecDeque::new(),
+            frame: None,
             written: 0,
         }
     }
 
     /// Passes the oldest result on; `false` when there is none.
     fn write_oldest(&mut self) -> Result<bool> {
-        let Some(result) = self.results.pop_front() else {
+        let Some((frame, result)) = self.results.pop_front() else {
             return Ok(false);
         };
+        if let Some(plain) = frame {
+            self.inner.frame(plain)?;
+        }
         let bytes = result.recv().unwrap_or_else(|_| {
             Err(Error::new(
                 Kind::Failed,
@@ -186,6 +192,11 @@ impl<'s> InOrder<'s> {
         })?;
         self.write(bytes)?;
         Ok(true)
+    }
+
+    /// What the next job makes is an independent frame, whose content begins at `plain` in the file.
+    pub(super) fn frame_begins(&mut self, plain: u64) {
+        self.frame = Some(plain);
     }
 
     /// Passes all results on.

@@ -34,6 +34,10 @@ pub const OPEN_FILES_MAX: usize = 1 << 16;
 /// a reader holds the chunk; our writer makes them little longer than 64 KiB. `r[xbstream.index.chunk-len]`
 pub const INDEX_CHUNK_LEN_MAX: u64 = 1 << 20;
 
+/// Longest end of an archive, from the table of the index on, that a reader holds which begins there, in bytes.
+/// `r[xbstream.index.seek]`
+pub const INDEX_TAIL_LEN_MAX: u64 = 4 << 20;
+
 /// The table of `format-spec/xbstream.md`.
 pub const LIMITS: &[Limit] = &[
     Limit {
@@ -79,6 +83,16 @@ pub const LIMITS: &[Limit] = &[
     Limit {
         name: "INDEX_LINE_LEN_MAX",
         value: super::index::INDEX_LINE_LEN_MAX as u64,
+        unit: "bytes",
+    },
+    Limit {
+        name: "INDEX_PAIRS_MAX",
+        value: super::index::INDEX_PAIRS_MAX as u64,
+        unit: "pairs",
+    },
+    Limit {
+        name: "INDEX_TAIL_LEN_MAX",
+        value: INDEX_TAIL_LEN_MAX,
         unit: "bytes",
     },
 ];

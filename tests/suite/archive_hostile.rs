@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::tool::{
-    Chunks, Done, Node, Tree, assert_same, files, noise, read_tree, run, scratch, write_tree,
-    xbpipe,
+    Chunks, Done, Node, Tree, assert_same, files, index_of, noise, read_tree, run, scratch,
+    write_tree, xbpipe,
 };
 
 /// Extracts into `root/target` beside `root/victim`; the victim must stay as it was.
@@ -83,14 +83,13 @@ fn names_that_lead_outside_are_errors_in_every_chunk() {
 #[test]
 fn our_own_index_cannot_lead_outside_either() {
     for line in [
-        "D 0 00000000 ../victim/new",
-        "D 0 00000000 /tmp/xbpipe-evil",
-        "F 0 00000000 ../x",
+        "D ../victim/new\n",
+        "D /tmp/xbpipe-evil\n",
+        "F 0 0 00000000 ../x\n",
     ] {
-        let index = format!("xbpipe-archive 1\n{line}\nEND 1 0\n");
-        let archive = Chunks::new().file("xbpipe_index", index.as_bytes());
+        let archive = index_of(line, 1, 0);
         let root = scratch();
-        let done = attack(root.path(), &archive.0, &[]).expect(4);
+        let done = attack(root.path(), &archive, &[]).expect(4);
         assert!(done.last_line().contains("index"), "{}", done.err);
     }
 }
@@ -213,21 +212,19 @@ fn claimed_lengths_cost_nothing() {
 #[test]
 fn the_index_claims_no_memory_and_counts_only_when_it_is_right() {
     let root = scratch();
-    let long = ["xbpipe-archive 1\n", &"x".repeat(2 << 20)].concat();
+    let long = ["xbpipe-archive 2\n", &"x".repeat(2 << 20)].concat();
     let archive = Chunks::new().file("xbpipe_index", long.as_bytes());
     let done = attack(root.path(), &archive.0, &[]).expect(4);
     assert!(done.last_line().contains("too long"), "{}", done.err);
     // The directory is in a chunk with a wrong checksum: it is not made.
     let root = scratch();
-    let lines: &[u8] = b"xbpipe-archive 1\nD 0 00000000 made\nEND 1 0\n";
-    let archive = Chunks::new()
-        .prefix(0, b'P', b"xbpipe_index")
-        .body(lines.len() as u64, 0, 1, lines)
-        .end("xbpipe_index");
-    attack(root.path(), &archive.0, &[]).expect(4);
+    let good = index_of("D made\n", 1, 0);
+    let mut bad = good.clone();
+    let crc = 14 + "xbpipe_index".len() + 16;
+    bad[crc] ^= 1;
+    attack(root.path(), &bad, &[]).expect(4);
     assert_eq!(read_tree(&root.path().join("target")), Tree::new());
-    let good = Chunks::new().file("xbpipe_index", lines);
-    attack(root.path(), &good.0, &[]).expect(0);
+    attack(root.path(), &good, &[]).expect(0);
     assert!(root.path().join("target/made").is_dir());
 }
 

@@ -77,7 +77,7 @@ fn mbstream_extracts_what_we_create() {
         assert_eq!(extract.expect(0).err, "");
         let mut found = read_tree(&target);
         let index = found.remove(&b"xbpipe_index"[..]);
-        assert!(matches!(index, Some(Node::File(text)) if text.starts_with(b"xbpipe-archive 1\n")));
+        assert!(matches!(index, Some(Node::File(text)) if text.starts_with(b"xbpipe-archive 2\n")));
         assert_same(&found, &tree());
     }
 }
@@ -128,7 +128,7 @@ fn we_extract_what_mbstream_creates() {
     assert!(done.last_line().contains("not whole: "), "{}", done.err);
     // Ours of theirs of ours: an index that is an ordinary file elsewhere does no harm.
     let mut again = mbstream();
-    std::fs::write(source.join("xbpipe_index"), "xbpipe-archive 1\nEND 0 0\n").unwrap();
+    std::fs::write(source.join("xbpipe_index"), "xbpipe-archive 2\nEND 0 0\n").unwrap();
     again
         .current_dir(&source)
         .args(["-c", "xtrabackup_info", "xbpipe_index"]);

@@ -31,6 +31,7 @@ mod workload;
 
 mod archive_damage;
 mod archive_hostile;
+mod archive_index;
 mod archive_interop;
 mod archive_limits;
 mod archive_ranges;

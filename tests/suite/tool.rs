@@ -292,6 +292,22 @@ impl Chunks {
     }
 }
 
+/// The index of an archive that has no file chunks: these lines about members, then table, sums and trailer.
+pub(crate) fn index_of(lines: &str, members: u64, bytes: u64) -> Vec<u8> {
+    let head = format!("xbpipe-archive 2\n{lines}");
+    let mut archive = Chunks::new().payload("xbpipe_index", 0, head.as_bytes());
+    let table = archive.0.len();
+    let tail = format!("I 0+{}\nEND {members} {bytes}\n", head.len());
+    archive = archive.payload("xbpipe_index", head.len() as u64, tail.as_bytes());
+    let crc = crc32fast::hash([head.as_bytes(), tail.as_bytes()].concat().as_slice());
+    let trailer = format!("TRAILER {table:016x} {crc:08x}\n");
+    let offset = (head.len() + tail.len()) as u64;
+    archive
+        .payload("xbpipe_index", offset, trailer.as_bytes())
+        .end("xbpipe_index")
+        .0
+}
+
 /// The chunks of an archive, each with all its bytes.
 pub(crate) fn split_chunks(archive: &[u8]) -> Vec<Vec<u8>> {
     let mut chunks = Vec::new();

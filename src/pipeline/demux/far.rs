@@ -6,9 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
 use crate::base::error::{Error, Kind, Result};
 use crate::pipeline::sink::FileSink;
-use crate::xbstream::ChunkHead;
+use crate::xbstream::index::Place;
+use crate::xbstream::{ArchivePath, Body, ChunkHead, CrcCheck, Decoder, Event, Options};
 
 /// Shorter payload goes with its head: a read of its own would cost more than handing it over.
 pub(super) const FAR_LEN_MIN: u64 = 256 << 10;
@@ -16,13 +19,64 @@ pub(super) const FAR_LEN_MIN: u64 = 256 << 10;
 /// A payload chunk whose payload is still in the source.
 #[derive(Debug)]
 pub(super) struct FarChunk {
-    pub(super) head: ChunkHead,
-    /// Position of the payload in the archive.
-    pub(super) begin: u64,
+    pub(super) head: Head,
     /// Bytes of payload.
     pub(super) len: u64,
     /// Where it belongs in the file.
     pub(super) offset: u64,
+}
+
+/// What is known about the head of such a chunk.
+#[derive(Debug)]
+pub(super) enum Head {
+    /// All: it was read, and the payload begins at `begin` in the archive.
+    Read { head: ChunkHead, begin: u64 },
+    /// What the index says: a chunk of `path` begins at `position`. It must be compared.
+    Indexed { path: ArchivePath, position: u64 },
+}
+
+impl FarChunk {
+    /// Where it is.
+    pub(super) fn place(&self) -> Place {
+        let position = match &self.head {
+            Head::Read { head, .. } => head.position,
+            Head::Indexed { position, .. } => *position,
+        };
+        Place {
+            position,
+            len: self.len,
+        }
+    }
+
+    /// Compares the bytes found at `position` with the head that the index tells of. `r[xbstream.index.seek]`
+    pub(super) fn compare(
+        &self,
+        bytes: Bytes,
+        path: &ArchivePath,
+        position: u64,
+    ) -> Result<ChunkHead> {
+        let wrong = || {
+            let what = "the index tells of a chunk that is not there:";
+            Error::new(Kind::Checksum, what).at(position)
+        };
+        let mut decoder = Decoder::new(Options {
+            crc: CrcCheck::Caller,
+            ..Options::default()
+        });
+        decoder.feed(bytes);
+        let Some(Event::Chunk(mut head)) = decoder.next().map_err(|e| wrong().source(e))? else {
+            return Err(wrong());
+        };
+        head.position = position;
+        match head.body {
+            Body::Payload { len, offset, .. }
+                if head.path == *path && len == self.len && offset == self.offset =>
+            {
+                Ok(head)
+            }
+            _ => Err(wrong()),
+        }
+    }
 }
 
 /// A chunk given away.

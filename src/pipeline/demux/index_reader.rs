@@ -1,37 +1,89 @@
 //! Follows the index member of an archive of ours (`r[xbstream.index.agrees]`).
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-use super::outcome::{Entry, Results};
+use super::outcome::{Content, Entry, Places, Results};
 use crate::base::error::{Error, Kind, Result};
 use crate::pipeline::sink::Sink;
-use crate::xbstream::ChunkHead;
-use crate::xbstream::index::{INDEX_LINE_LEN_MAX, IndexLine};
-use crate::xbstream::limits::INDEX_CHUNK_LEN_MAX;
+use crate::xbstream::index::{IndexLine, IndexLineError, IndexLines, Place};
+use crate::xbstream::limits::{INDEX_CHUNK_LEN_MAX, OPEN_FILES_MAX};
+use crate::xbstream::{ArchivePath, ChunkHead};
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct IndexReader {
     chunk: Vec<u8>,
-    line: Vec<u8>,
-    header_seen: bool,
+    lines: IndexLines,
+    told: Told,
     ended: bool,
-    pub(super) directories: u64,
-    /// Members and payload bytes of the last line.
-    pub(super) end: Option<(u64, u64)>,
+}
+
+/// What the lines have told so far.
+#[derive(Debug)]
+struct Told {
+    /// The index chunk being read began between two lines.
+    begins_line: bool,
+    /// Position of the index chunk being read.
+    position: u64,
+    /// Chunks of the index that its table must name.
+    chunks: VecDeque<Place>,
+    /// Position of the chunk that begins with the table.
+    table: Option<u64>,
+    /// Chunks of files that have not ended.
+    places: HashMap<u64, Places>,
+    /// How places are compared.
+    fresh: Places,
+    directories: u64,
+    end: Option<(u64, u64)>,
 }
 
 impl IndexReader {
+    /// `fresh` is a file of no chunks.
+    pub(super) fn new(fresh: Places) -> Self {
+        Self {
+            chunk: Vec::new(),
+            lines: IndexLines::default(),
+            told: Told {
+                begins_line: false,
+                position: 0,
+                chunks: VecDeque::new(),
+                table: None,
+                places: HashMap::new(),
+                fresh,
+                directories: 0,
+                end: None,
+            },
+            ended: false,
+        }
+    }
+
     /// Whether the last line and the end of the member were there.
     pub(super) fn is_whole(&self) -> bool {
         self.ended
     }
 
-    pub(super) fn chunk_begin(&mut self, len: u64) -> Result<()> {
+    /// Empty directories so far.
+    pub(super) fn directories(&self) -> u64 {
+        self.told.directories
+    }
+
+    /// Members and payload bytes that the index states at its end.
+    pub(super) fn end(&self) -> Option<(u64, u64)> {
+        self.told.end
+    }
+
+    pub(super) fn chunk_begin(&mut self, head: &ChunkHead) -> Result<()> {
+        let (position, len) = (head.position, head.payload_len());
         // r[xbstream.index.chunk-len]
         if len > INDEX_CHUNK_LEN_MAX {
-            return Err(bad_index("a chunk of the index is too long"));
+            return Err(bad_index("a chunk of the index is too long").at(position));
         }
         self.chunk.clear();
+        self.told.position = position;
+        self.told.begins_line = self.lines.is_between_lines();
+        if self.told.table.is_none() {
+            self.told.chunks.push_back(Place { position, len });
+        }
         Ok(())
     }
 
@@ -46,54 +98,129 @@ impl IndexReader {
         sink: &dyn Sink,
     ) -> Result<()> {
         head.check_crc(crc32fast::hash(&self.chunk))?;
-        let chunk = std::mem::take(&mut self.chunk);
-        for piece in chunk.split_inclusive(|b| *b == b'\n') {
-            if self.line.len() + piece.len() > INDEX_LINE_LEN_MAX + 1 {
-                return Err(bad_index("a line of the index is too long"));
-            }
-            let Some(end) = piece.strip_suffix(b"\n") else {
-                self.line.extend_from_slice(piece);
-                continue;
-            };
-            let mut line = std::mem::take(&mut self.line);
-            line.extend_from_slice(end);
-            self.line(&line, results, sink)?;
-        }
-        self.chunk = chunk;
-        Ok(())
-    }
-
-    fn line(&mut self, line: &[u8], results: &Mutex<Results>, sink: &dyn Sink) -> Result<()> {
-        if self.end.is_some() {
-            return Err(bad_index("the index goes on after its last line"));
-        }
-        let parsed = IndexLine::parse(line)
-            .map_err(|e| bad_index("a line of the index is damaged").source(e))?;
-        if self.header_seen == matches!(parsed, IndexLine::Header) {
-            return Err(bad_index("the index does not begin with its one head"));
-        }
-        match parsed {
-            IndexLine::Header => self.header_seen = true,
-            IndexLine::File { len, crc, path } => results
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .meet(&path, Entry::Listed((len, crc))),
-            IndexLine::Directory { path } => {
-                self.directories += 1;
-                sink.directory(&path)?;
-            }
-            IndexLine::End { members, bytes } => self.end = Some((members, bytes)),
-        }
-        Ok(())
+        let Self {
+            chunk, lines, told, ..
+        } = self;
+        let mut first = true;
+        let fed = lines.feed(chunk, |line| {
+            let begins_chunk = std::mem::take(&mut first) && told.begins_line;
+            told.line(line, begins_chunk, results, sink)
+                .map_err(Stop::Error)
+        });
+        fed.map_err(|stop| match stop {
+            Stop::Line(why) => bad_index("a line of the index is damaged").source(why),
+            Stop::Error(error) => error,
+        })
     }
 
     pub(super) fn close(&mut self) -> Result<()> {
-        if self.end.is_none() || !self.line.is_empty() {
+        if !self.lines.is_complete() {
             return Err(bad_index("the index ends without its last line"));
         }
         self.ended = true;
         Ok(())
     }
+}
+
+/// Why the lines are not read on.
+enum Stop {
+    Line(IndexLineError),
+    Error(Error),
+}
+
+impl From<IndexLineError> for Stop {
+    fn from(why: IndexLineError) -> Self {
+        Self::Line(why)
+    }
+}
+
+impl Told {
+    fn line(
+        &mut self,
+        line: IndexLine,
+        begins_chunk: bool,
+        results: &Mutex<Results>,
+        sink: &dyn Sink,
+    ) -> Result<()> {
+        match line {
+            // What frames say shows when they are used: each has a checksum of its own.
+            IndexLine::Header | IndexLine::Frames { .. } => {}
+            IndexLine::Chunks { member, list } => {
+                if self.places.len() >= OPEN_FILES_MAX {
+                    return Err(bad_index("the index has too many files open"));
+                }
+                let places = self
+                    .places
+                    .entry(member)
+                    .or_insert_with(|| self.fresh.clone());
+                for place in list {
+                    places.add(place);
+                }
+            }
+            IndexLine::File {
+                member,
+                len,
+                crc,
+                path,
+            } => {
+                let places = self.places.remove(&member);
+                let places = places.unwrap_or_else(|| self.fresh.clone());
+                self.listed(&path, Content { len, crc, places }, results);
+            }
+            IndexLine::Directory { path } => {
+                self.directories += 1;
+                sink.directory(&path)?;
+            }
+            IndexLine::Table { list } => self.table(&list, begins_chunk, results),
+            IndexLine::End { members, bytes } => {
+                if !self.places.is_empty() {
+                    displaced(results, "the index tells of chunks of files without a name");
+                }
+                if !self.chunks.is_empty() {
+                    displaced(results, "the table of the index is not complete");
+                }
+                self.end = Some((members, bytes));
+            }
+            IndexLine::Trailer { table, .. } => {
+                if self.table != Some(table) {
+                    displaced(results, "the trailer of the index leads elsewhere");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn listed(&self, path: &ArchivePath, content: Content, results: &Mutex<Results>) {
+        results
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .meet(path, Entry::Listed(content));
+    }
+
+    // r[xbstream.index.table]
+    fn table(&mut self, list: &[Place], begins_chunk: bool, results: &Mutex<Results>) {
+        if self.table.is_none() {
+            if !begins_chunk {
+                displaced(results, "the table of the index does not begin a chunk");
+            }
+            self.table = Some(self.position);
+            self.chunks.pop_back();
+        }
+        for place in list {
+            if self.chunks.pop_front() != Some(*place) {
+                displaced(results, "the table of the index leads elsewhere");
+            }
+        }
+    }
+}
+
+/// What the index says about places is wrong. No file is the worse for it, but the archive is.
+fn displaced(results: &Mutex<Results>, what: &str) {
+    results
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .displaced
+        .get_or_insert_with(|| bad_index(what));
 }
 
 fn bad_index(what: &str) -> Error {

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
 
-use super::far::{FarChunk, FileSum, Pending, Shared, Task};
-use super::outcome::{Entry, Results};
-use super::{FILE_WEIGHT, Op};
+use super::dispatch::{FILE_WEIGHT, Op};
+use super::far::{FarChunk, FileSum, Head, Pending, Shared, Task};
+use super::outcome::{Content, Entry, Places, Results};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::monitor::{Counters, Monitor};
-use crate::base::pool::BufPool;
+use crate::base::pool::{Buf, BufPool};
 use crate::pipeline::sink::{FileSink, Sink};
 use crate::pipeline::source::ReadAt;
-use crate::xbstream::{ArchivePath, ChunkHead};
+use crate::xbstream::index::Place;
+use crate::xbstream::{ArchivePath, ChunkHead, encode};
 
 /// What all lanes of a run share.
 pub(super) struct Common<'s> {
@@ -26,6 +27,8 @@ pub(super) struct Common<'s> {
     pub(super) stop: Option<&'s AtomicBool>,
     /// The archive, if lanes can read it themselves.
     pub(super) source: Option<Arc<dyn ReadAt>>,
+    /// The places of no chunks.
+    pub(super) places: Places,
     /// Lanes that have nothing to do.
     pub(super) idle: AtomicUsize,
     pub(super) cancel: Cancel,
@@ -53,6 +56,7 @@ struct LaneFile<'s> {
     chunk_crc: crc32fast::Hasher,
     initial_crc: u32,
     sum: FileSum,
+    places: Places,
     /// Chunks with payload so far.
     chunks: u64,
     payload_bytes: u64,
@@ -173,6 +177,7 @@ impl<'s> Lane<'s> {
                     chunk_crc: crc32fast::Hasher::new(),
                     initial_crc: 0,
                     sum: FileSum::default(),
+                    places: self.common.places.clone(),
                     chunks: 0,
                     payload_bytes: 0,
                     end: 0,
@@ -273,6 +278,10 @@ impl<'s> Lane<'s> {
         };
         file.sum.add(file.chunks, payload);
         file.chunks += 1;
+        file.places.add(Place {
+            position: head.position,
+            len: head.payload_len(),
+        });
         if let Err(error) = head.check_crc(found) {
             self.fail(slot, error.into());
         }
@@ -294,6 +303,7 @@ impl<'s> Lane<'s> {
         let number = file.chunks;
         file.chunks += 1;
         file.payload_bytes += chunk.len;
+        file.places.add(chunk.place());
         let wanted = appends && self.tasks.len() < self.common.idle.load(Ordering::Relaxed);
         let part = if wanted {
             sink.part(chunk.offset, chunk.len)
@@ -354,39 +364,69 @@ impl<'s> Lane<'s> {
 
     /// Reads the payload of a chunk in pieces that stay in the processor's cache until they are written, and checks it.
     fn pump(&mut self, chunk: &FarChunk, sink: &mut dyn FileSink) -> Result<crc32fast::Hasher> {
-        let common = self.common;
-        let source = common
-            .source
-            .as_ref()
-            .ok_or_else(|| Error::new(Kind::Failed, "the archive can only be read in order"))?;
         let mut sum = crc32fast::Hasher::new();
         let mut done = 0;
-        while done < chunk.len {
-            common.cancel.check()?;
-            let mut buf = match self.bufs.try_get() {
-                Some(buf) => buf,
-                None => {
-                    sink.flush()?;
-                    self.flush();
-                    self.bufs.get(&common.cancel)?
+        let read;
+        let (head, begin) = match &chunk.head {
+            Head::Read { head, begin } => (head, *begin),
+            Head::Indexed { path, position } => {
+                let head_len = encode::payload_head_len(path);
+                let mut buf = self.buffer(sink)?;
+                // A small chunk comes with its head; of a large one all pieces begin at block borders of the file.
+                let payload_len = usize::try_from(chunk.len)
+                    .ok()
+                    .filter(|len| head_len + len <= buf.len())
+                    .unwrap_or(0);
+                let len = head_len + payload_len;
+                self.read(buf.get_mut(..len).unwrap_or_default(), *position)?;
+                let bytes = buf.freeze(len);
+                read = chunk.compare(bytes.slice(..head_len), path, *position)?;
+                let payload = bytes.slice(head_len..);
+                if !payload.is_empty() {
+                    sum.update(&payload);
+                    sink.data(chunk.offset, payload)?;
+                    done = chunk.len;
                 }
-            };
+                (&read, position + head_len as u64)
+            }
+        };
+        while done < chunk.len {
+            self.common.cancel.check()?;
+            let mut buf = self.buffer(sink)?;
             let len = usize::try_from(chunk.len - done)
                 .unwrap_or(usize::MAX)
                 .min(buf.len());
             let piece = buf.get_mut(..len).unwrap_or_default();
-            let position = chunk.begin + done;
-            let n = source.read_at(piece, position)?;
-            if n < len {
-                return Err(Error::new(Kind::Incomplete, "the archive became shorter:")
-                    .at(position + n as u64));
-            }
+            self.read(piece, begin + done)?;
             sum.update(piece);
             sink.data(chunk.offset + done, buf.freeze(len))?;
             done += len as u64;
         }
-        chunk.head.check_crc(sum.clone().finalize())?;
+        head.check_crc(sum.clone().finalize())?;
         Ok(sum)
+    }
+
+    /// A buffer of this lane; if all are held back somewhere, they are asked for.
+    fn buffer(&mut self, sink: &mut dyn FileSink) -> Result<Buf> {
+        if let Some(buf) = self.bufs.try_get() {
+            return Ok(buf);
+        }
+        sink.flush()?;
+        self.flush();
+        self.bufs.get(&self.common.cancel)
+    }
+
+    /// Fills `buf` from `position` of the source.
+    fn read(&self, buf: &mut [u8], position: u64) -> Result<()> {
+        let source = self.common.source.as_ref();
+        let source = source
+            .ok_or_else(|| Error::new(Kind::Failed, "the archive can only be read in order"))?;
+        let n = source.read_at(buf, position)?;
+        if n < buf.len() {
+            let what = "the archive ends, where more must be, inside";
+            return Err(Error::new(Kind::Incomplete, what).at(position + n as u64));
+        }
+        Ok(())
     }
 
     /// Waits until nobody else works on a file, and takes over what they have found.
@@ -430,8 +470,12 @@ impl<'s> Lane<'s> {
         results.files += 1;
         results.payload_bytes += file.payload_bytes;
         if results.indexed {
-            let held = Entry::Held((file.payload_bytes, file.sum.finalize()));
-            results.meet(&file.path, held);
+            let content = Content {
+                len: file.payload_bytes,
+                crc: file.sum.finalize(),
+                places: file.places,
+            };
+            results.meet(&file.path, Entry::Held(content));
         }
     }
 }

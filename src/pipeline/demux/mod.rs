@@ -7,43 +7,34 @@
 //! Damage is not the run's end but a finding: it is collected in the [`Outcome`]. Only what is not the archive's fault (a
 //! full disk, a signal) ends the run through its [`Cancel`] token.
 
+mod dispatch;
 mod far;
 mod index_reader;
+mod indexed;
 mod lane;
 mod outcome;
 
+pub use indexed::{IndexedOptions, run_indexed};
 pub use outcome::{End, Failure, Outcome};
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use bytes::Bytes;
-use crossbeam_channel::{Sender, bounded};
 
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::monitor::Monitor;
-use crate::base::pool::BufPool;
 use crate::pipeline::input::Input;
 use crate::pipeline::sink::{Attributes, Sink};
 use crate::xbstream::index::INDEX_PATH;
 use crate::xbstream::{
     ArchivePath, Body, ChunkHead, CrcCheck, Decoder, Event, Options, Step, Tracker,
 };
-use far::{FAR_LEN_MIN, FarChunk};
+use dispatch::{Dispatch, Op, with_lanes};
+use far::{FAR_LEN_MIN, FarChunk, Head};
 use index_reader::IndexReader;
-use lane::{Common, Lane};
-use outcome::Results;
-
-/// Operations that go to a lane together: small files have five each, and a hand-over costs more than most of them.
-const BATCH_LEN: usize = 64;
-
-/// Batches that may wait for one lane. Their payload is pooled buffers, so the pool bounds the memory.
-const LANE_QUEUE_LEN: usize = 8;
-
-/// What opening and closing a file weighs, in bytes of payload, when the least busy lane is looked for.
-const FILE_WEIGHT: u64 = 16 << 10;
+use lane::Common;
+use outcome::{Places, Results};
 
 /// How to go through an archive.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +45,8 @@ pub struct DemuxOptions {
     pub lane_bufs: (usize, usize),
     /// Go on after a bad file as far as the stream allows.
     pub keep_going: bool,
+    /// Pass over large payload where that is possible: whether it is right is not asked.
+    pub structure_only: bool,
 }
 
 /// Goes through the archive; every file goes to `sink`.
@@ -75,51 +68,28 @@ pub fn run(
         results: &results,
         stop: (!options.keep_going).then_some(&stop),
         source,
+        places: Places::new(),
         idle: AtomicUsize::new(0),
         cancel: cancel.clone(),
         monitor: Arc::clone(monitor),
     };
-    let (read, end) = std::thread::scope(|scope| {
-        let mut lanes = Vec::with_capacity(options.lanes);
-        let (give, tasks) = bounded(options.lanes.max(1));
-        for _ in 0..options.lanes.max(1) {
-            let (queue, batches) = bounded(LANE_QUEUE_LEN);
-            let load = Arc::new(AtomicU64::new(0));
-            let bufs = BufPool::new(options.lane_bufs.0, options.lane_bufs.1);
-            let lane = Lane::new(
-                &common,
-                Arc::clone(&load),
-                bufs,
-                tasks.clone(),
-                give.clone(),
-            );
-            lanes.push(LaneHandle {
-                queue,
-                load,
-                batch: Vec::with_capacity(BATCH_LEN),
-            });
-            std::thread::Builder::new()
-                .name("lane".to_owned())
-                .spawn_scoped(scope, move || lane.run(&batches))
-                .map_err(|e| Error::new(Kind::Failed, "cannot start a lane thread").source(e))?;
-        }
-        drop((give, tasks));
+    let (read, end) = with_lanes(&common, options, |dispatch| {
         let mut reader = Reader {
-            lanes,
-            far_end,
+            dispatch,
             slots: HashMap::new(),
-            next_slot: 0,
+            far_end,
+            structure_only: options.structure_only,
             current: None,
             tracker: Tracker::new(),
             index: None,
+            places: common.places.clone(),
             sink,
             results: &results,
             stop: &stop,
-            cancel: cancel.clone(),
             monitor: Arc::clone(monitor),
         };
         let read = reader.read(input);
-        Ok::<_, Error>((read, reader.into_end()))
+        (read, reader.into_end())
     })?;
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     finish(results, read, end, sink, cancel)
@@ -160,9 +130,9 @@ fn finish(
             End::Missing
         };
         let (files, payload_bytes) = (results.files, results.payload_bytes);
-        if let (Some(stated), None, false) = (index.end, &read.error, read.stopped) {
+        if let (Some(stated), None, false) = (index.end(), &read.error, read.stopped) {
             results.settle(&at_end.incomplete);
-            let found = (files + index.directories, payload_bytes);
+            let found = (files + index.directories(), payload_bytes);
             if results.failures.is_empty() && at_end.incomplete.is_empty() && stated != found {
                 end = End::Missing;
             }
@@ -176,6 +146,8 @@ fn finish(
             at_end.incomplete.sort();
         }
     }
+    let nothing_else = results.failures.is_empty() && at_end.incomplete.is_empty();
+    let displaced = results.displaced.take().filter(|_| nothing_else);
     for (path, len) in &results.distrusted {
         sink.distrust(path)?;
         results.files -= 1;
@@ -190,49 +162,29 @@ fn finish(
         end,
         failures,
         incomplete: at_end.incomplete,
-        stream_error: read.error,
+        stream_error: read.error.or(displaced),
     })
-}
-
-/// One step of one file, named by its slot.
-enum Op {
-    Open(u32, ArchivePath, Attributes),
-    Chunk(u32, u32),
-    Data(u32, u64, Bytes),
-    Hole(u32, u64, u64),
-    ChunkEnd(u32, Box<ChunkHead>),
-    /// A whole chunk that is still in the source.
-    Far(u32, Box<FarChunk>),
-    Close(u32),
-    /// Everything before it is done when the sender is dropped.
-    Barrier(#[expect(dead_code, reason = "dropping it is the answer")] Sender<()>),
-}
-
-struct LaneHandle {
-    queue: Sender<Vec<Op>>,
-    /// Weight of what is queued and not yet done.
-    load: Arc<AtomicU64>,
-    /// Operations that were not sent yet.
-    batch: Vec<Op>,
 }
 
 /// The thread that takes the stream apart.
 struct Reader<'s> {
-    lanes: Vec<LaneHandle>,
+    dispatch: Dispatch,
     /// Open files: slot and lane.
     slots: HashMap<ArchivePath, (u32, usize)>,
-    next_slot: u32,
     /// Length of the archive if lanes can read it themselves.
     far_end: Option<u64>,
+    /// Large payload is not read at all.
+    structure_only: bool,
     /// The file and head whose payload is passing.
     current: Option<(Current, Box<ChunkHead>)>,
     tracker: Tracker,
     index: Option<IndexReader>,
+    /// The places of no chunks.
+    places: Places,
     sink: &'s dyn Sink,
     results: &'s Mutex<Results>,
     /// Set by a lane that found damage, when that is to end the reading.
     stop: &'s AtomicBool,
-    cancel: Cancel,
     monitor: Arc<dyn Monitor>,
 }
 
@@ -253,7 +205,7 @@ impl Reader<'_> {
             Err(error) => (Some(error), false),
         };
         // What could not be sent belongs to lanes that have ended, and they have said why.
-        let sent = self.send_all();
+        let sent = self.dispatch.send_all();
         Read {
             error: error.or(sent.err()),
             stopped,
@@ -276,7 +228,7 @@ impl Reader<'_> {
             }
             // Waiting for input may take long, and for a buffer for ever if we held some back.
             if input.may_wait() {
-                self.send_all()?;
+                self.dispatch.send_all()?;
             }
             let Some(bytes) = input.next_unless(self.stop)? else {
                 return Ok(true);
@@ -314,14 +266,13 @@ impl Reader<'_> {
         let Some((Current::Slot(slot, lane), head)) = self.current.take() else {
             return Ok(false);
         };
-        self.weigh(lane, len);
-        let chunk = FarChunk {
-            head: *head,
-            begin,
-            len,
-            offset,
-        };
-        self.send(lane, Op::Far(slot, Box::new(chunk)))?;
+        if self.structure_only && self.index.is_none() {
+            self.dispatch.send(lane, Op::Hole(slot, offset, len))?;
+            return Ok(true);
+        }
+        let head = Head::Read { head: *head, begin };
+        self.dispatch
+            .far(slot, lane, FarChunk { head, len, offset })?;
         Ok(true)
     }
 
@@ -338,8 +289,8 @@ impl Reader<'_> {
             Event::Chunk(head) => self.chunk(head),
             Event::Data { file_offset, bytes } => match self.current {
                 Some((Current::Slot(slot, lane), _)) => {
-                    self.weigh(lane, bytes.len() as u64);
-                    self.send(lane, Op::Data(slot, file_offset, bytes))
+                    self.dispatch.weigh(lane, bytes.len() as u64);
+                    self.dispatch.send(lane, Op::Data(slot, file_offset, bytes))
                 }
                 Some((Current::Index, _)) => {
                     if let Some(index) = &mut self.index {
@@ -351,13 +302,13 @@ impl Reader<'_> {
             },
             Event::Hole { file_offset, len } => match self.current {
                 Some((Current::Slot(slot, lane), _)) => {
-                    self.send(lane, Op::Hole(slot, file_offset, len))
+                    self.dispatch.send(lane, Op::Hole(slot, file_offset, len))
                 }
                 _ => Ok(()),
             },
             Event::ChunkEnd(_) => match self.current.take() {
                 Some((Current::Slot(slot, lane), head)) => {
-                    self.send(lane, Op::ChunkEnd(slot, head))
+                    self.dispatch.send(lane, Op::ChunkEnd(slot, head))
                 }
                 Some((Current::Index, head)) => match &mut self.index {
                     Some(index) => index.chunk_end(&head, self.results, self.sink),
@@ -382,7 +333,7 @@ impl Reader<'_> {
         let named_index = head.path.as_bytes() == INDEX_PATH;
         if head.position == 0 && named_index && head.payload_len() > 0 {
             // r[xbstream.index.first]
-            self.index = Some(IndexReader::default());
+            self.index = Some(IndexReader::new(self.places.clone()));
             self.results
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -396,8 +347,8 @@ impl Reader<'_> {
         }
         if let (Some(index), true) = (&mut self.index, named_index) {
             return match head.body {
-                Body::Payload { len, .. } => {
-                    index.chunk_begin(len)?;
+                Body::Payload { .. } => {
+                    index.chunk_begin(&head)?;
                     self.current = Some((Current::Index, Box::new(head)));
                     Ok(())
                 }
@@ -412,7 +363,7 @@ impl Reader<'_> {
         match step {
             Step::Opened { replaces } => {
                 if replaces {
-                    self.barrier()?;
+                    self.dispatch.barrier()?;
                 }
                 let (slot, lane) = self.open(&head.path, replaces)?;
                 self.payload(slot, lane, head)
@@ -427,25 +378,25 @@ impl Reader<'_> {
             }
             Step::Ended => {
                 let (slot, lane) = self.slots.remove(&head.path).ok_or_else(|| lost(&head))?;
-                self.send(lane, Op::Close(slot))
+                self.dispatch.send(lane, Op::Close(slot))
             }
             Step::Empty => {
                 let (slot, lane) = self.open(&head.path, false)?;
                 self.slots.remove(&head.path);
-                self.send(lane, Op::Close(slot))
+                self.dispatch.send(lane, Op::Close(slot))
             }
             Step::Renamed => {
                 let Body::Rename { to } = &head.body else {
                     return Ok(());
                 };
-                self.barrier()?;
+                self.dispatch.barrier()?;
                 self.sink.rename(&head.path, to)
             }
             Step::Removed => {
                 let Body::Remove { pattern } = &head.body else {
                     return Ok(());
                 };
-                self.barrier()?;
+                self.dispatch.barrier()?;
                 self.sink.remove(pattern)
             }
             // Nothing of this archive has that name, and what else has it is not the archive's to move.
@@ -459,15 +410,9 @@ impl Reader<'_> {
 
     fn open(&mut self, path: &ArchivePath, rewrite: bool) -> Result<(u32, usize)> {
         self.monitor.file(path);
-        let slot = self.next_slot;
-        self.next_slot = self.next_slot.wrapping_add(1);
-        let lane = (0..self.lanes.len())
-            .min_by_key(|i| self.lanes[*i].load.load(Ordering::Relaxed))
-            .unwrap_or(0);
-        self.weigh(lane, FILE_WEIGHT);
-        self.slots.insert(path.clone(), (slot, lane));
-        self.send(lane, Op::Open(slot, path.clone(), Attributes { rewrite }))?;
-        Ok((slot, lane))
+        let at = self.dispatch.open(path, Attributes { rewrite })?;
+        self.slots.insert(path.clone(), at);
+        Ok(at)
     }
 
     fn payload(&mut self, slot: u32, lane: usize, head: ChunkHead) -> Result<()> {
@@ -475,51 +420,7 @@ impl Reader<'_> {
             return Ok(());
         };
         self.current = Some((Current::Slot(slot, lane), Box::new(head)));
-        self.send(lane, Op::Chunk(slot, crc.initial))
-    }
-
-    /// Waits until every lane has done what was sent so far.
-    fn barrier(&mut self) -> Result<()> {
-        let (done, wait) = bounded(0);
-        for lane in 0..self.lanes.len() {
-            self.send(lane, Op::Barrier(done.clone()))?;
-        }
-        drop(done);
-        self.send_all()?;
-        // Disconnected: every lane has dropped its sender.
-        wait.recv().ok();
-        self.cancel.check()
-    }
-
-    fn weigh(&self, lane: usize, weight: u64) {
-        self.lanes[lane].load.fetch_add(weight, Ordering::Relaxed);
-    }
-
-    fn send(&mut self, lane: usize, op: Op) -> Result<()> {
-        self.lanes[lane].batch.push(op);
-        if self.lanes[lane].batch.len() >= BATCH_LEN {
-            self.send_batch(lane)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn send_batch(&mut self, lane: usize) -> Result<()> {
-        let handle = &mut self.lanes[lane];
-        if handle.batch.is_empty() {
-            return Ok(());
-        }
-        let batch = std::mem::replace(&mut handle.batch, Vec::with_capacity(BATCH_LEN));
-        handle.queue.send(batch).map_err(|_| {
-            self.cancel
-                .check()
-                .err()
-                .unwrap_or_else(|| Error::new(Kind::Failed, "a lane thread is gone"))
-        })
-    }
-
-    fn send_all(&mut self) -> Result<()> {
-        (0..self.lanes.len()).try_for_each(|lane| self.send_batch(lane))
+        self.dispatch.send(lane, Op::Chunk(slot, crc.initial))
     }
 }
 

@@ -1,9 +1,11 @@
 //! What is known about an archive once it was gone through, and the sentence that says so.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState};
 
 use crate::base::error::{Error, Kind, Result};
 use crate::xbstream::ArchivePath;
+use crate::xbstream::index::Place;
 
 /// A file that is not as it was written.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub enum End {
     Unstated,
     /// The archive should say how many files it holds, and ends before it does.
     Missing,
+    /// The archive was not read to its end: what is known is what its index says.
+    Indexed,
 }
 
 impl End {
@@ -33,6 +37,7 @@ impl End {
             Self::Proven => "proven",
             Self::Unstated => "unstated",
             Self::Missing => "missing",
+            Self::Indexed => "indexed",
         }
     }
 }
@@ -160,16 +165,48 @@ pub(super) struct Results {
     pub(super) distrusted: Vec<(ArchivePath, u64)>,
     /// An error that is not the archive's fault.
     pub(super) fatal: Option<Error>,
+    /// What is wrong with the places that the index states, first of all. The files themselves are not the worse for it.
+    pub(super) displaced: Option<Error>,
     /// Files that the index or the stream has named and the other has not yet; entries leave when both agree.
     pub(super) ledger: HashMap<ArchivePath, Entry>,
     /// Whether the archive has an index to compare with.
     pub(super) indexed: bool,
 }
 
-/// Size and CRC-32 of a file.
-type Content = (u64, u32);
+/// What a file is.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    /// Bytes of payload.
+    pub(super) len: u64,
+    /// CRC-32 of all its payload.
+    pub(super) crc: u32,
+    /// Where its chunks are.
+    pub(super) places: Places,
+}
 
-#[derive(Debug, Clone, Copy)]
+/// A keyed hash of the places of a file's chunks, so that they can be compared without being kept. Nobody can make two that
+/// differ look the same on purpose: the key is random.
+#[derive(Debug, Clone)]
+pub(super) struct Places(DefaultHasher);
+
+impl Places {
+    /// A file of no chunks, under a new key.
+    pub(super) fn new() -> Self {
+        Self(RandomState::new().build_hasher())
+    }
+
+    /// The file's next chunk.
+    pub(super) fn add(&mut self, place: Place) {
+        self.0.write_u64(place.position);
+        self.0.write_u64(place.len);
+    }
+
+    fn agree(&self, other: &Self) -> bool {
+        self.0.finish() == other.0.finish()
+    }
+}
+
+#[derive(Debug, Clone)]
 pub(super) enum Entry {
     Listed(Content),
     Held(Content),
@@ -191,13 +228,18 @@ impl Results {
             }
             (Some(Entry::Listed(listed)), Entry::Held(held))
             | (Some(Entry::Held(held)), Entry::Listed(listed)) => {
-                if listed != held {
+                if (listed.len, listed.crc) != (held.len, held.crc) {
                     let what = format!(
                         "the index states {} bytes with CRC-32 {:08x}, found {} bytes with {:08x} in",
-                        listed.0, listed.1, held.0, held.1
+                        listed.len, listed.crc, held.len, held.crc
                     );
                     self.failed(path, Error::new(Kind::Checksum, what));
-                    self.distrusted.push((path.clone(), held.0));
+                    self.distrusted.push((path.clone(), held.len));
+                } else if !listed.places.agree(&held.places) {
+                    self.displaced.get_or_insert_with(|| {
+                        let what = "the index states other positions for the chunks of";
+                        Error::new(Kind::Checksum, what).path(path.as_path())
+                    });
                 }
             }
             (Some(_), new) => {
@@ -215,8 +257,8 @@ impl Results {
     pub(super) fn doubt(&mut self) -> Vec<ArchivePath> {
         let mut doubted = Vec::new();
         for (path, entry) in self.ledger.drain() {
-            if let Entry::Held((len, _)) = entry {
-                self.distrusted.push((path.clone(), len));
+            if let Entry::Held(content) = entry {
+                self.distrusted.push((path.clone(), content.len));
                 doubted.push(path);
             }
         }
@@ -238,8 +280,8 @@ impl Results {
             }
             let what = match entry {
                 Entry::Listed(_) => "the archive does not hold, but its index lists",
-                Entry::Held((len, _)) => {
-                    self.distrusted.push((path.clone(), len));
+                Entry::Held(content) => {
+                    self.distrusted.push((path.clone(), content.len));
                     "the archive holds, but its index does not list"
                 }
             };
