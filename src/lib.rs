@@ -7,6 +7,8 @@ pub mod backup;
 pub mod base;
 pub mod cli;
 pub mod codec;
+pub mod compat;
+pub mod front;
 pub mod innodb;
 pub mod metadata;
 pub mod pipeline;

@@ -4,6 +4,7 @@ pub mod cat;
 pub mod create;
 pub mod extract;
 pub mod list;
+pub mod streams;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -73,15 +74,27 @@ pub(crate) fn examine(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Resu
         lanes: budget.lanes,
         lane_bufs: (lane_bufs.clamp(1, LANE_BUFS_MAX), budget.input_buf_len),
         keep_going: options.keep_going,
+        lone_chunk: None,
     };
-    let outcome = if options.decoders.is_empty() {
-        demux::run(&mut input, sink, demux_options, &run.cancel, &run.monitor)?
-    } else {
-        let workers = Workers::start(budget.codec_threads)?;
-        let decoders = options.decoders.clone();
-        let sink = DecodeSink::new(sink, decoders, &workers, &budget, &run.cancel);
-        demux::run(&mut input, &sink, demux_options, &run.cancel, &run.monitor)?
-    };
+    let outcome = decoding(&options.decoders, &budget, sink, run, |sink| {
+        demux::run(&mut input, sink, demux_options, &run.cancel, &run.monitor)
+    })?;
     let name = input.name().to_owned();
     Ok(Examined { name, outcome })
+}
+
+/// Does `work` with what takes `decoders` off members in front of `sink`.
+fn decoding<T>(
+    decoders: &Decoders,
+    budget: &Budget,
+    sink: &dyn Sink,
+    run: &Run,
+    work: impl FnOnce(&dyn Sink) -> Result<T>,
+) -> Result<T> {
+    if decoders.is_empty() {
+        return work(sink);
+    }
+    let workers = Workers::start(budget.codec_threads)?;
+    let sink = DecodeSink::new(sink, decoders.clone(), &workers, budget, &run.cancel);
+    work(&sink)
 }

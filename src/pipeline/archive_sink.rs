@@ -22,6 +22,8 @@ const COPY_LEN_MAX: usize = 32 << 10;
 pub struct ArchiveSink {
     output: Output,
     index: Mutex<Index>,
+    /// Whether the index is a member of the archive.
+    indexed: bool,
     chunk: ChunkLimits,
 }
 
@@ -56,6 +58,15 @@ impl ArchiveSink {
     ///
     /// `chunk` bounds what one open member holds back.
     pub fn new(output: Output, chunk: ChunkLimits) -> Result<Self> {
+        Self::begin(output, chunk, true)
+    }
+
+    /// Begins an archive as other programs write it, without an index: its end proves nothing.
+    pub fn without_index(output: Output, chunk: ChunkLimits) -> Result<Self> {
+        Self::begin(output, chunk, false)
+    }
+
+    fn begin(output: Output, chunk: ChunkLimits, indexed: bool) -> Result<Self> {
         let path = index_path()?;
         let mut lines = Vec::new();
         IndexLine::Header.append_to(&mut lines);
@@ -68,6 +79,7 @@ impl ArchiveSink {
                 members: 0,
                 payload_bytes: 0,
             }),
+            indexed,
             chunk,
         };
         {
@@ -92,9 +104,11 @@ impl ArchiveSink {
             };
             end.append_to(&mut index.lines);
             self.send_index_lines(&mut index)?;
-            let mut head = Vec::new();
-            encode::end(&mut head, &index.path);
-            self.output.send(vec![head.into()])?;
+            if self.indexed {
+                let mut head = Vec::new();
+                encode::end(&mut head, &index.path);
+                self.output.send(vec![head.into()])?;
+            }
             (index.members, index.payload_bytes)
         };
         let archive_bytes = self.output.finish()?;
@@ -111,6 +125,9 @@ impl ArchiveSink {
 
     fn send_index_lines(&self, index: &mut Index) -> Result<()> {
         let lines = std::mem::take(&mut index.lines);
+        if !self.indexed {
+            return Ok(());
+        }
         let mut run = Vec::with_capacity(lines.len() + 128);
         encode::payload_head(
             &mut run,
@@ -156,7 +173,7 @@ impl Sink for ArchiveSink {
         path: &ArchivePath,
         _attributes: Attributes,
     ) -> Result<Box<dyn FileSink + 's>> {
-        if *path == self.lock().path {
+        if self.indexed && *path == self.lock().path {
             return Err(Error::new(Kind::Failed, "the name is reserved for the archive's own index")
                 .path(path.as_path())
                 .hint("remove or rename that file: it was left by a program that extracted one of our archives"));

@@ -44,6 +44,8 @@ mod backup_replica;
 mod cli_contract;
 mod cli_progress;
 mod codecs;
+mod compat_callers;
+mod compat_mbstream;
 mod fuzzed;
 mod innodb_pages_real;
 mod innodb_prepare_real;

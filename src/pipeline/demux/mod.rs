@@ -54,7 +54,12 @@ pub struct DemuxOptions {
     pub lane_bufs: (usize, usize),
     /// Go on after a bad file as far as the stream allows.
     pub keep_going: bool,
+    /// Whether an archive that consists of this chunk alone is one whole file.
+    pub lone_chunk: Option<LoneChunk>,
 }
+
+/// Judges the head of the only chunk of an input.
+pub type LoneChunk = fn(&ChunkHead) -> bool;
 
 /// Goes through the archive; every file goes to `sink`.
 ///
@@ -112,6 +117,7 @@ pub fn run(
             current: None,
             tracker: Tracker::new(),
             index: None,
+            lone: options.lone_chunk.map_or(Lone::No, Lone::Possible),
             sink,
             results: &results,
             stop: &stop,
@@ -228,12 +234,23 @@ struct Reader<'s> {
     current: Option<(Current, Box<ChunkHead>)>,
     tracker: Tracker,
     index: Option<IndexReader>,
+    lone: Lone,
     sink: &'s dyn Sink,
     results: &'s Mutex<Results>,
     /// Set by a lane that found damage, when that is to end the reading.
     stop: &'s AtomicBool,
     cancel: Cancel,
     monitor: Arc<dyn Monitor>,
+}
+
+/// Whether the input may be a single chunk that stands for a file.
+#[derive(Debug)]
+enum Lone {
+    No,
+    /// Nothing was read yet.
+    Possible(LoneChunk),
+    /// The first chunk is one, and nothing came behind it so far.
+    Chunk(ArchivePath),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -289,6 +306,15 @@ impl Reader<'_> {
         }
         while let Some(event) = decoder.finish()? {
             self.event(event)?;
+        }
+        if let Lone::Chunk(path) = std::mem::replace(&mut self.lone, Lone::No) {
+            self.chunk(ChunkHead {
+                position: *total,
+                flags: 0,
+                letter: b'E',
+                path,
+                body: Body::End,
+            })?;
         }
         Ok(false)
     }
@@ -369,6 +395,10 @@ impl Reader<'_> {
     }
 
     fn chunk(&mut self, head: ChunkHead) -> Result<()> {
+        self.lone = match self.lone {
+            Lone::Possible(judge) if judge(&head) => Lone::Chunk(head.path.clone()),
+            _ => Lone::No,
+        };
         // r[xbstream.index.last]
         if self.index.as_ref().is_some_and(IndexReader::is_whole) {
             return Err(Error::new(
