@@ -130,7 +130,7 @@ const EXTRACT: Opt<Settings> = Opt {
 const DIRECTORY: Opt<Settings> = Opt {
     long: "directory",
     short: Some('C'),
-    action: Action::Text(|s, dir| s.directory = dir),
+    action: Action::Text(|s, dir| s.directory = Some(dir)),
     help: "Existing directory that names are relative to. Default: the current one.",
 };
 const VERBOSE: Opt<Settings> = Opt {
@@ -199,7 +199,7 @@ const ABSOLUTE_NAMES: Opt<Settings> = Opt {
 pub(super) struct Settings {
     create: bool,
     extract: bool,
-    directory: OsString,
+    directory: Option<OsString>,
     verbose: bool,
     parallel: Option<u64>,
     decompress: bool,
@@ -213,7 +213,7 @@ impl Default for Settings {
         Self {
             create: false,
             extract: false,
-            directory: OsString::new(),
+            directory: None,
             verbose: false,
             parallel: None,
             decompress: false,
@@ -266,7 +266,7 @@ pub(super) fn run(dialect: &'static Dialect, args: &[OsString]) -> Exit {
     front::raise_open_files();
     let voice = Voice::new(dialect.name, settings.verbose.then_some(dialect.file_line));
     let done = front::supervise(Arc::new(voice), move |run| {
-        let directory = existing(&settings.directory)?;
+        let directory = existing(settings.directory.as_ref())?;
         if settings.create {
             create(dialect, &words, &directory, run)
         } else {
@@ -295,11 +295,15 @@ fn help(dialect: &Dialect) -> String {
 }
 
 /// r[compat-xbstream.directory]
-fn existing(directory: &OsString) -> Result<PathBuf> {
-    if directory.is_empty() {
-        return Ok(PathBuf::from("."));
+fn existing(directory: Option<&OsString>) -> Result<PathBuf> {
+    let directory = directory.map_or_else(|| PathBuf::from("."), PathBuf::from);
+    if directory.as_os_str().is_empty() {
+        return Err(
+            Error::new(Kind::Usage, "the name of the directory is empty").hint(
+                "mbstream would take the root directory; write --directory=/ if you mean that",
+            ),
+        );
     }
-    let directory = PathBuf::from(directory);
     if fsx::stat(&directory)?.mode & 0o170_000 != 0o040_000 {
         return Err(Error::new(Kind::Failed, "not a directory:").path(directory));
     }
