@@ -11,7 +11,7 @@ use crate::base::run::Run;
 use crate::base::units::ByteCount;
 use crate::codec::{Encoder, Encoders};
 use crate::pipeline::archive_sink::{ArchiveSink, ArchiveSummary};
-use crate::pipeline::budget::Budget;
+use crate::pipeline::budget::{Budget, ChunkLimits, READ_LEN};
 use crate::pipeline::dir_sink::PARTIAL_SUFFIX;
 use crate::pipeline::encode::{encode_through, encoded_name};
 use crate::pipeline::output::{Output, Target};
@@ -19,6 +19,7 @@ use crate::pipeline::sink::Sink;
 use crate::pipeline::tree::{self, Found, TreeOptions, Walk};
 use crate::xbstream::ArchivePath;
 use crate::xbstream::index::INDEX_PATH;
+use crate::xbstream::limits::CHUNK_PAYLOAD_LEN_DEFAULT;
 
 /// What to store, and where to.
 #[derive(Debug)]
@@ -55,6 +56,29 @@ pub fn create(options: CreateOptions, run: &Run) -> Result<ArchiveSummary> {
     };
     encode_through(&archive, &options.encoders, &budget, &[], &run.cancel, copy)?;
     archive.finish()
+}
+
+/// Writes `files`, each under the name given, as the programs before us did: one after another, without an index, in
+/// chunks of the length that every known writer uses. Returns bytes written.
+pub fn create_plain(
+    files: &[(ArchivePath, PathBuf)],
+    target: Target,
+    memory: ByteCount,
+    run: &Run,
+) -> Result<u64> {
+    const CHUNK: ChunkLimits = ChunkLimits {
+        pieces: CHUNK_PAYLOAD_LEN_DEFAULT / READ_LEN,
+        len: CHUNK_PAYLOAD_LEN_DEFAULT,
+    };
+    let budget = Budget::plain(memory, 1)?;
+    let output = Output::open(target, &run.cancel, Arc::clone(&run.monitor))?;
+    let archive = ArchiveSink::without_index(output, CHUNK)?;
+    let pool = BufPool::new(budget.input_bufs, budget.input_buf_len);
+    let found = files
+        .iter()
+        .map(|(name, place)| Ok(Found::File(name.clone(), place.clone())));
+    tree::copy_files(found, &archive, &pool, 1, &run.cancel, &run.monitor)?;
+    Ok(archive.finish()?.archive_bytes)
 }
 
 /// The first walk: adds sizes up, and finds a name that cannot be stored before the first byte is out.

@@ -5,6 +5,7 @@ pub mod create;
 pub mod extract;
 pub mod list;
 pub mod quick;
+pub mod streams;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -134,6 +135,7 @@ pub(crate) fn examine_opened(
         lane_bufs: (opened.lane_bufs, budget.input_buf_len),
         keep_going: options.keep_going,
         structure_only: options.access == Access::Structure,
+        lone_chunk: None,
     };
     let indexed = match options.access {
         Access::Whole | Access::Structure => None,
@@ -151,14 +153,23 @@ pub(crate) fn examine_opened(
         }
         demux::run(&mut opened.input, sink, demux, &run.cancel, &run.monitor)
     };
-    let outcome = if options.decoders.is_empty() {
-        go(sink)?
-    } else {
-        let workers = Workers::start(budget.codec_threads)?;
-        let decoders = options.decoders.clone();
-        let sink = DecodeSink::new(sink, decoders, &workers, &budget, &run.cancel);
-        go(&sink)?
-    };
+    let outcome = decoding(&options.decoders, &budget, sink, run, &mut go)?;
     let name = opened.input.name().to_owned();
     Ok(Examined { name, outcome })
+}
+
+/// Does `work` with what takes `decoders` off members in front of `sink`.
+fn decoding<T>(
+    decoders: &Decoders,
+    budget: &Budget,
+    sink: &dyn Sink,
+    run: &Run,
+    work: impl FnOnce(&dyn Sink) -> Result<T>,
+) -> Result<T> {
+    if decoders.is_empty() {
+        return work(sink);
+    }
+    let workers = Workers::start(budget.codec_threads)?;
+    let sink = DecodeSink::new(sink, decoders.clone(), &workers, budget, &run.cancel);
+    work(&sink)
 }

@@ -91,6 +91,24 @@ impl File {
         }
     }
 
+    /// Opens a FIFO for reading without waiting for a writer; anything else is an error.
+    pub fn open_fifo(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(source) => return Err(Error::io("open", path, source)),
+        };
+        let file = Self::from_fd(fd, path);
+        if file.stat()?.mode & 0o170_000 != 0o010_000 {
+            return Err(Error::new(Kind::Failed, "not a FIFO:").path(file.path));
+        }
+        // Reads wait from here on; whether there is something to read can be asked before.
+        rustix::fs::fcntl_setfl(&file.inner, OFlags::empty())
+            .map_err(|e| Error::io("set up", &file.path, e))?;
+        Ok(file)
+    }
+
     /// Creates for reading and writing; an existing file is an error.
     pub fn create_new(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
@@ -223,6 +241,19 @@ impl File {
         rustix::fs::seek(&self.inner, rustix::fs::SeekFrom::Start(position))
             .map(drop)
             .map_err(|e| Error::io("seek in", &self.path, e).at(position))
+    }
+
+    /// Waits until a read would not wait, for data, the end or an error, at most for `time` (below a second). Things that
+    /// cannot be polled are always ready.
+    #[must_use]
+    pub fn is_readable_within(&self, time: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.inner, PollFlags::IN)];
+        let time = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(time.subsec_nanos()),
+        };
+        !matches!(poll(&mut fds, Some(&time)), Ok(0) | Err(Errno::INTR))
     }
 
     /// Writes all of `buf` at `offset`.
@@ -585,6 +616,17 @@ pub fn create_dir(path: impl AsRef<Path>, mode: u32) -> Result<()> {
         .map_err(|e| Error::io("create directory", path, e))
 }
 
+/// Makes a symbolic link with the content `target`; an existing name is an error.
+pub fn symlink(target: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    std::os::unix::fs::symlink(target, path).map_err(|e| Error::io("make the link", path, e))
+}
+
+/// What a symbolic link contains; `None` for anything else, and for a name that does not exist.
+pub fn link_content(path: impl AsRef<Path>) -> Option<PathBuf> {
+    fs::read_link(path).ok()
+}
+
 /// The path without links, `.` and `..`.
 pub fn canonical(path: impl AsRef<Path>) -> Result<PathBuf> {
     let path = path.as_ref();
@@ -610,7 +652,12 @@ pub fn sync_dir(path: impl AsRef<Path>) -> Result<()> {
 pub struct Dir {
     fd: OwnedFd,
     path: PathBuf,
+    /// Permission bits of directories made beneath it, before the umask.
+    dir_mode: u32,
 }
+
+/// Permission bits of new directories before the umask: what the server's own have.
+const DIR_MODE: u32 = 0o750;
 
 impl Dir {
     /// Opens an existing directory (links in `path` itself are the user's own and followed).
@@ -618,9 +665,19 @@ impl Dir {
         let path = path.into();
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(fd) => Ok(Self { fd, path }),
+            Ok(fd) => Ok(Self {
+                fd,
+                path,
+                dir_mode: DIR_MODE,
+            }),
             Err(e) => Err(Error::io("open directory", path, e)),
         }
+    }
+
+    /// Makes directories with these permission bits, before the umask.
+    #[must_use]
+    pub fn with_dir_mode(self, dir_mode: u32) -> Self {
+        Self { dir_mode, ..self }
     }
 
     /// The path it was opened by.
@@ -659,7 +716,7 @@ impl Dir {
         for part in name.components() {
             so_far.push(part);
             let (parent, leaf) = self.parent_of(&so_far)?;
-            match rustix::fs::mkdirat(&parent, leaf, Mode::from_raw_mode(0o750)) {
+            match rustix::fs::mkdirat(&parent, leaf, Mode::from_raw_mode(self.dir_mode)) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => {
                     // It must be a directory and no link; opening says so.
@@ -770,6 +827,7 @@ impl Dir {
             .map(|fd| Self {
                 fd,
                 path: self.path.join(name),
+                dir_mode: self.dir_mode,
             })
             .map_err(|e| self.fail("open directory", name, e))
     }

@@ -9,51 +9,21 @@ mod backup;
 mod common;
 mod connect;
 mod crypt;
+mod old_names;
 mod prepare;
 mod report;
 mod restore;
-mod signals;
 
 use std::ffi::OsString;
-use std::panic::AssertUnwindSafe;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use crossbeam_channel::bounded;
 
-use crate::base::cancel::Cancel;
-use crate::base::error::{Error, Kind, Result};
+use crate::base::error::Result;
 use crate::base::run::Run;
+use crate::front::{self, Exit};
 use common::Common;
 use progress::{Watcher, WatcherOptions};
-
-/// How the process ends: a status of `format-spec/exit-status.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit(u8);
-
-impl Exit {
-    /// Everything that was asked for is done.
-    pub const DONE: Self = Self(0);
-
-    /// The number.
-    #[must_use]
-    pub const fn status(self) -> u8 {
-        self.0
-    }
-}
-
-impl From<Kind> for Exit {
-    fn from(kind: Kind) -> Self {
-        Self(kind.exit_status())
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        exit.0.into()
-    }
-}
 
 /// Hot physical backups of MariaDB as one stream, and everything about such archives.
 #[derive(Debug, Parser)]
@@ -86,18 +56,25 @@ enum Verbs {
     Archive(archive::ArchiveVerbs),
     /// Make a key pair for encrypted backups
     Keygen(crypt::KeygenArgs),
+    /// Make symbolic links to this program under the old names
+    Links(old_names::LinksArgs),
+    /// Be one of the old programs: `xbpipe as xbstream -x -C DIR`
+    As(old_names::AsArgs),
 }
 
 impl Verbs {
-    fn into_verb(self) -> Box<dyn Verb + Send> {
-        match self {
+    /// A verb of ours, or the command line of an old program.
+    fn split(self) -> Result<Box<dyn Verb + Send>, old_names::AsArgs> {
+        Ok(match self {
             Self::Backup(args) => Box::new(args),
             Self::Prepare(args) => Box::new(args),
             Self::CopyBack(args) => Box::new(args),
             Self::MoveBack(args) => Box::new(args),
             Self::Archive(verb) => verb.into_verb(),
             Self::Keygen(args) => Box::new(args),
-        }
+            Self::Links(args) => Box::new(args),
+            Self::As(args) => return Err(args),
+        })
     }
 }
 
@@ -128,12 +105,15 @@ struct Summary {
 
 /// Runs one command line; returns when everything is done, or when a signal leaves no more time.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
-    raise_open_files();
+    front::raise_open_files();
     let cli = match parse(args) {
         Ok(cli) => cli,
         Err(exit) => return exit,
     };
-    let verb = cli.verb.into_verb();
+    let verb = match cli.verb.split() {
+        Ok(verb) => verb,
+        Err(old) => return old.run(),
+    };
     let watcher = Watcher::start(WatcherOptions {
         verb: verb.name(),
         progress: verb.common().progress,
@@ -141,8 +121,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         verbose: verb.common().verbose,
         quiet: verb.common().quiet,
     });
-    let result = run_verb(verb, &watcher);
-    match result {
+    let monitor = Arc::<Watcher>::clone(&watcher);
+    match front::supervise(monitor, |run| verb.run(run)) {
         Ok(summary) => {
             watcher.done(summary.files, summary.bytes);
             Exit::DONE
@@ -160,41 +140,6 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
         .try_get_matches_from_mut(args)
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches))
         .map_err(|error| report::command_line(&error))
-}
-
-/// The verb has a thread of its own, so that this one can end the process even while that one is stuck in a system call.
-fn run_verb(verb: Box<dyn Verb + Send>, watcher: &Arc<Watcher>) -> Result<Summary> {
-    let cancel = Cancel::new();
-    let (sender, outcome) = bounded(2);
-    signals::watch(&cancel, sender.clone())?;
-    let run = Run {
-        cancel,
-        monitor: Arc::<Watcher>::clone(watcher),
-    };
-    std::thread::Builder::new()
-        .name("verb".to_owned())
-        .spawn(move || {
-            let result = std::panic::catch_unwind(AssertUnwindSafe(|| verb.run(&run)));
-            let result = result.unwrap_or_else(|_| {
-                Err(Error::new(Kind::Failed, "xbpipe panicked: this is a bug")
-                    .hint("report it with the lines above"))
-            });
-            // Nobody waits for it once the run was given up.
-            sender.send(result).ok();
-        })
-        .map_err(|e| Error::new(Kind::Failed, "cannot start a thread").source(e))?;
-    outcome
-        .recv()
-        .unwrap_or_else(|_| Err(Error::new(Kind::Failed, "the run ended without a result")))
-}
-
-/// As many open files as the system allows: every member under way is one.
-fn raise_open_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // The old limit suffices for most runs; if it does not, the error names the file.
-    setrlimit(Resource::Nofile, limit).ok();
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::base::error::Error;
 use crate::base::monitor::{Counters, Event, Monitor};
 use crate::base::units::ByteCount;
 pub use crate::cli::common::Progress;
-use crate::cli::report;
+use crate::front::lines;
 
 /// Events of `--progress json` and their fields in order: the table of `format-spec/events.md`. Every event begins with
 /// `event` and `elapsed_ms`.
@@ -158,12 +158,12 @@ impl Watcher {
                 let per_second = bytes_per_second(bytes, elapsed);
                 self.json("summary", [json!(files), json!(bytes), json!(per_second)]);
             }
-            _ if files == 0 => report::tell(&format!(
+            _ if files == 0 => lines::tell(&format!(
                 "xbpipe: {} done in {:.1} s",
                 self.options.verb,
                 elapsed.as_secs_f64(),
             )),
-            _ => report::tell(&format!(
+            _ => lines::tell(&format!(
                 "xbpipe: {} done: {files} files, {bytes} bytes ({}) in {:.1} s, {}",
                 self.options.verb,
                 ByteCount(bytes),
@@ -189,8 +189,8 @@ impl Watcher {
             );
             return;
         }
-        for line in report::error_lines(error) {
-            report::tell(&line);
+        for line in lines::error_lines("xbpipe", error) {
+            lines::tell(&line);
         }
     }
 
@@ -229,7 +229,7 @@ impl Watcher {
                     bar.set_position(read);
                 }
             }
-            Style::Plain => report::tell(&self.plain_line(read, total)),
+            Style::Plain => lines::tell(&self.plain_line(read, total)),
             Style::Json => {
                 let values = [
                     &counters.read_bytes,
@@ -273,13 +273,13 @@ impl Watcher {
             .iter()
             .find(|(name, _)| *name == event)
             .map_or(&[][..], |(_, fields)| *fields);
-        report::tell(&json_line(event, self.begun.elapsed(), names, values));
+        lines::tell(&json_line(event, self.begun.elapsed(), names, values));
     }
 
     fn tell(&self, text: &str) {
         match &self.bar {
-            Some(bar) if !bar.is_finished() => bar.suspend(|| report::tell(text)),
-            _ => report::tell(text),
+            Some(bar) if !bar.is_finished() => bar.suspend(|| lines::tell(text)),
+            _ => lines::tell(text),
         }
     }
 }
@@ -407,7 +407,7 @@ mod tests {
     fn long_texts_stay_json_below_the_limit() {
         for text in ["\u{1}".repeat(5000), "ü".repeat(5000)] {
             let line = json_line("info", Duration::ZERO, &["text"], [json!(text)]);
-            assert!(line.len() < report::LINE_LEN_MAX);
+            assert!(line.len() < lines::LINE_LEN_MAX);
             let value: Value = serde_json::from_str(&line).unwrap();
             assert!(value["text"].as_str().unwrap().len() > 100);
         }

@@ -24,6 +24,8 @@ const COPY_LEN_MAX: usize = 32 << 10;
 pub struct ArchiveSink {
     output: Output,
     index: Mutex<Index>,
+    /// Whether the index is a member of the archive.
+    indexed: bool,
     chunk: ChunkLimits,
     /// Files begun so far.
     opened: AtomicU64,
@@ -65,6 +67,15 @@ impl ArchiveSink {
     ///
     /// `chunk` bounds what one open member holds back.
     pub fn new(output: Output, chunk: ChunkLimits) -> Result<Self> {
+        Self::begin(output, chunk, true)
+    }
+
+    /// Begins an archive as other programs write it, without an index: its end proves nothing.
+    pub fn without_index(output: Output, chunk: ChunkLimits) -> Result<Self> {
+        Self::begin(output, chunk, false)
+    }
+
+    fn begin(output: Output, chunk: ChunkLimits, indexed: bool) -> Result<Self> {
         let path = index_path()?;
         let mut lines = Vec::new();
         IndexLine::Header.append_to(&mut lines);
@@ -79,6 +90,7 @@ impl ArchiveSink {
                 members: 0,
                 payload_bytes: 0,
             }),
+            indexed,
             chunk,
             opened: AtomicU64::new(0),
         };
@@ -125,9 +137,11 @@ impl ArchiveSink {
             };
             trailer.append_to(&mut index.lines);
             self.send_index_lines(&mut index)?;
-            let mut head = Vec::new();
-            encode::end(&mut head, &index.path);
-            self.output.send(vec![head.into()])?;
+            if self.indexed {
+                let mut head = Vec::new();
+                encode::end(&mut head, &index.path);
+                self.output.send(vec![head.into()])?;
+            }
             (index.members, index.payload_bytes)
         };
         let archive_bytes = self.output.finish()?;
@@ -145,6 +159,9 @@ impl ArchiveSink {
     /// Sends what waits as a chunk; returns its position.
     fn send_index_lines(&self, index: &mut Index) -> Result<u64> {
         let lines = std::mem::take(&mut index.lines);
+        if !self.indexed {
+            return Ok(0);
+        }
         let len = lines.len() as u64;
         let mut run = Vec::with_capacity(lines.len() + 128);
         encode::payload_head(&mut run, &index.path, index.offset, crc(&lines), len);
@@ -198,7 +215,7 @@ impl Sink for ArchiveSink {
         path: &ArchivePath,
         _attributes: Attributes,
     ) -> Result<Box<dyn FileSink + 's>> {
-        if *path == self.lock().path {
+        if self.indexed && *path == self.lock().path {
             return Err(Error::new(Kind::Failed, "the name is reserved for the archive's own index")
                 .path(path.as_path())
                 .hint("remove or rename that file: it was left by a program that extracted one of our archives"));

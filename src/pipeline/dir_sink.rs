@@ -36,12 +36,24 @@ pub struct DirOptions {
     pub sync: bool,
 }
 
+/// Ways of other programs, for front ends under their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ways {
+    /// Permission bits of created files before the umask.
+    pub file_mode: u32,
+    /// Permission bits of created directories before the umask.
+    pub dir_mode: u32,
+    /// An archive may rename and remove files also in a directory that was not empty.
+    pub rearrange: bool,
+}
+
 /// Writes files beneath one directory.
 pub struct DirSink {
     dir: Dir,
     options: DirOptions,
-    /// It was empty when the run began, so that everything in it comes from this archive.
-    fresh: bool,
+    file_mode: u32,
+    /// Everything in it comes from this archive, since it was empty when the run began, or may be taken as if.
+    rearrange: bool,
     monitor: Arc<dyn Monitor>,
     small_total: AtomicUsize,
 }
@@ -55,10 +67,22 @@ impl DirSink {
         Ok(Self {
             dir,
             options,
-            fresh,
+            file_mode: FILE_MODE,
+            rearrange: fresh || options.overwrite,
             monitor,
             small_total: AtomicUsize::new(0),
         })
+    }
+
+    /// Does as another program does.
+    #[must_use]
+    pub fn with_ways(self, ways: Ways) -> Self {
+        Self {
+            dir: self.dir.with_dir_mode(ways.dir_mode),
+            file_mode: ways.file_mode,
+            rearrange: self.rearrange || ways.rearrange,
+            ..self
+        }
     }
 
     /// The directory.
@@ -73,7 +97,7 @@ impl DirSink {
 
     /// An archive may rearrange what it has written, but not what was there before it came.
     fn check_fresh(&self, path: &Path) -> Result<()> {
-        if self.fresh || self.options.overwrite {
+        if self.rearrange {
             return Ok(());
         }
         let path = self.dir.path().join(path);
@@ -233,7 +257,7 @@ impl DirFile<'_> {
                 // Left by a run that was killed: it was never whole.
                 dir.remove_file(&partial)?;
             }
-            let file = dir.create_file(&partial, FILE_MODE)?;
+            let file = dir.create_file(&partial, self.sink.file_mode)?;
             let mut file = SparseFile::new(file);
             let small = self.small.take();
             self.sink.count(file.data(&small, 0)?);
@@ -279,7 +303,7 @@ impl FileSink for DirFile<'_> {
             self.large()?;
         }
         let Some(large) = self.large else {
-            let file = dir.create_file(&self.name, FILE_MODE)?;
+            let file = dir.create_file(&self.name, self.sink.file_mode)?;
             let written = file.write_all_at(&self.small.bytes, 0);
             if written.is_err() {
                 // Under its final name nothing may be less than whole.

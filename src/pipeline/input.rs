@@ -136,12 +136,24 @@ impl Input {
                 )
             }
         };
+        Self::over(file, name, Vec::new(), pool, cancel, monitor)
+    }
+
+    /// Takes over `file`; a pipe of which `head` was read already.
+    pub fn over(
+        file: File,
+        name: String,
+        mut head: Vec<u8>,
+        pool: BufPool,
+        cancel: &Cancel,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<Self> {
         enlarge_pipe(file.as_fd());
         file.advise_sequential();
         let stat = file.stat()?;
-        let mut head = vec![0; MAGIC_LEN];
-        let mut have = 0;
-        let (reader, head) = if stat.mode & 0o170_000 == 0o100_000 {
+        let mut have = head.len();
+        head.resize(have.max(MAGIC_LEN), 0);
+        let (reader, head) = if have == 0 && stat.mode & 0o170_000 == 0o100_000 {
             let source = FileSource::new(file, stat.size, Arc::clone(&monitor))?;
             have = source.read_at(&mut head, 0)?;
             match head.get(..have).and_then(Outer::sniff) {
@@ -312,14 +324,7 @@ impl<R: AsyncBufRead + Unpin> AsyncBufRead for Raw<R> {
 
 /// Reads what there is; `None` when a pipe has had nothing for a while, so that the caller can look around.
 fn read_stream(file: &File, buf: &mut [u8]) -> Result<Option<usize>> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut fds = [PollFd::new(file, PollFlags::IN)];
-    let time = Timespec {
-        tv_sec: 0,
-        tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()),
-    };
-    // Data, end or error: read tells which. Things that cannot be polled are simply read.
-    if let Ok(0) | Err(rustix::io::Errno::INTR) = poll(&mut fds, Some(&time)) {
+    if !file.is_readable_within(POLL_INTERVAL) {
         return Ok(None);
     }
     file.read(buf).map(Some)

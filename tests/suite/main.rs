@@ -45,6 +45,8 @@ mod backup_replica;
 mod cli_contract;
 mod cli_progress;
 mod codecs;
+mod compat_callers;
+mod compat_mbstream;
 mod crypt;
 mod crypt_interop;
 mod fuzzed;

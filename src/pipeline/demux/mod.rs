@@ -47,7 +47,12 @@ pub struct DemuxOptions {
     pub keep_going: bool,
     /// Pass over large payload where that is possible: whether it is right is not asked.
     pub structure_only: bool,
+    /// Whether an archive that consists of this chunk alone is one whole file.
+    pub lone_chunk: Option<LoneChunk>,
 }
+
+/// Judges the head of the only chunk of an input.
+pub type LoneChunk = fn(&ChunkHead) -> bool;
 
 /// Goes through the archive; every file goes to `sink`.
 ///
@@ -83,6 +88,7 @@ pub fn run(
             tracker: Tracker::new(),
             index: None,
             places: common.places.clone(),
+            lone: options.lone_chunk.map_or(Lone::No, Lone::Possible),
             sink,
             results: &results,
             stop: &stop,
@@ -181,11 +187,22 @@ struct Reader<'s> {
     index: Option<IndexReader>,
     /// The places of no chunks.
     places: Places,
+    lone: Lone,
     sink: &'s dyn Sink,
     results: &'s Mutex<Results>,
     /// Set by a lane that found damage, when that is to end the reading.
     stop: &'s AtomicBool,
     monitor: Arc<dyn Monitor>,
+}
+
+/// Whether the input may be a single chunk that stands for a file.
+#[derive(Debug)]
+enum Lone {
+    No,
+    /// Nothing was read yet.
+    Possible(LoneChunk),
+    /// The first chunk is one, and nothing came behind it so far.
+    Chunk(ArchivePath),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -241,6 +258,15 @@ impl Reader<'_> {
         }
         while let Some(event) = decoder.finish()? {
             self.event(event)?;
+        }
+        if let Lone::Chunk(path) = std::mem::replace(&mut self.lone, Lone::No) {
+            self.chunk(ChunkHead {
+                position: *total,
+                flags: 0,
+                letter: b'E',
+                path,
+                body: Body::End,
+            })?;
         }
         Ok(false)
     }
@@ -320,6 +346,10 @@ impl Reader<'_> {
     }
 
     fn chunk(&mut self, head: ChunkHead) -> Result<()> {
+        self.lone = match self.lone {
+            Lone::Possible(judge) if judge(&head) => Lone::Chunk(head.path.clone()),
+            _ => Lone::No,
+        };
         // r[xbstream.index.last]
         if self.index.as_ref().is_some_and(IndexReader::is_whole) {
             return Err(Error::new(

@@ -8,7 +8,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
-use crate::cli::Summary;
 
 /// How long a cancelled run may take to end before the process ends without it. What keeps it is a system call on a dead
 /// file server or the like; a cancelled run leaves nothing half-done under a final name.
@@ -21,7 +20,7 @@ const SIGNALS: [(&str, SignalKind); 3] = [
 ];
 
 /// Starts watching. The first signal cancels; if the run outlives that, its outcome is sent in its place.
-pub(super) fn watch(cancel: &Cancel, abandon: Sender<Result<Summary>>) -> Result<()> {
+pub(super) fn watch<T: Send + 'static>(cancel: &Cancel, abandon: Sender<Result<T>>) -> Result<()> {
     let failed = |e| Error::new(Kind::Failed, "cannot watch signals").source(e);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
