@@ -81,6 +81,25 @@ if wanted create || wanted extract; then
     rm -rf "$work/large" "$work/small" "$work/large.xb" "$work/small.xb" "$work/out"
 fi
 
+if wanted decompress; then
+    # What databases hold: half text that repeats itself, half not.
+    mkdir "$work/plain"
+    for i in 1 2 3; do
+        head -c 256M /dev/urandom | base64 -w 0 | head -c 340M >"$work/plain/file$i"
+        seq -f "%012.0f row of a table that repeats itself $i" 1 7000000 >>"$work/plain/file$i"
+    done
+    (cd "$work/plain" && mbstream -c file1 file2 file3) >"$work/plain.xb"
+    zstd -q -1 -T2 "$work/plain.xb" -o "$work/plain.xb.zst"
+    between="rm -rf $work/out; mkdir $work/out"
+    theirs="zstd -dc $work/plain.xb.zst | mbstream -x -p 2 -C $work/out"
+    for how in zstd:1 lz4 qpress; do
+        "$xb" create -q -C "$work/plain" --compress "$how" . >"$work/$how.xb"
+        case $how in zstd:1) bar='wall 0.6' ;; *) bar='none' ;; esac
+        pair "decompress-$how" "$bar" "$xb extract -q --no-sync --decompress -C $work/out <$work/$how.xb" "$theirs" "$between"
+    done
+    rm -rf "$work/plain" "$work"/*.xb "$work/plain.xb.zst" "$work/out"
+fi
+
 if wanted sparse; then
     mkdir "$work/sparse"
     truncate -s 20G "$work/sparse/file"

@@ -36,6 +36,8 @@ pub struct CreateOptions {
     pub memory: ByteCount,
     /// Lanes.
     pub parallel: usize,
+    /// Tell holes as such, for readers that know sparse chunks.
+    pub sparse: bool,
     /// What cannot be stored as it is.
     pub tree: TreeOptions,
 }
@@ -48,7 +50,7 @@ pub fn create(options: CreateOptions, run: &Run) -> Result<ArchiveSummary> {
     let total = survey(walk()?, &options.encoders, run)?;
     Counters::set(&monitor.counters().total_bytes, total);
     let output = Output::open(options.target, &run.cancel, Arc::clone(&run.monitor))?;
-    let archive = ArchiveSink::new(output, budget.chunk)?;
+    let archive = ArchiveSink::new(output, budget.chunk)?.with_sparse(options.sparse);
     let pool = BufPool::new(budget.input_bufs, budget.input_buf_len);
     let copy = |sink: &dyn Sink| {
         let (cancel, monitor) = (&run.cancel, &run.monitor);

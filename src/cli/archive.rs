@@ -14,7 +14,7 @@ use crate::archive::list::{Listing, Member, chain, list};
 use crate::archive::quick::verify_quick;
 use crate::archive::verify::verify;
 use crate::archive::{Access, Examined, ReadOptions};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
 use crate::cli::common::{Common, CompressArgs};
 use crate::cli::crypt::{DecryptArgs, EncryptArgs};
@@ -87,6 +87,11 @@ pub(super) struct CreateArgs {
     #[arg(long)]
     skip_special: bool,
 
+    /// Store holes of files as sparse chunks instead of zeros: xbpipe and Percona's xbstream from 8.0.7 on read them, mbstream
+    /// does not
+    #[arg(long)]
+    sparse: bool,
+
     /// Files and directories to store
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
@@ -112,6 +117,13 @@ impl Verb for CreateArgs {
         };
         let mut encoders = self.compress.encoders()?;
         encoders.extend(self.encrypt.encoder(run.monitor.as_ref())?);
+        if self.sparse && !encoders.is_empty() {
+            return Err(Error::new(
+                Kind::Usage,
+                "--sparse cannot be combined with --compress or --encrypt",
+            )
+            .hint("compressed files have no holes, and get them back when they are extracted"));
+        }
         let options = CreateOptions {
             directory: self.directory,
             names: self.paths,
@@ -119,6 +131,7 @@ impl Verb for CreateArgs {
             encoders,
             memory: self.common.memory,
             parallel: self.common.parallel(),
+            sparse: self.sparse,
             tree: TreeOptions {
                 dereference: self.dereference,
                 skip_special: self.skip_special,

@@ -11,13 +11,26 @@ use crate::pipeline::budget::{ChunkLimits, ZEROS};
 use crate::pipeline::output::Output;
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
 use crate::xbstream::index::{Frame, INDEX_PAIRS_MAX, IndexLine, Place};
-use crate::xbstream::{ArchivePath, RemovePattern, encode, index};
+use crate::xbstream::{ArchivePath, RemovePattern, SparseEntry, SparseMap, encode, index};
 
 /// Index lines are sent as a chunk of their own when they reach this many bytes.
 const INDEX_CHUNK_LEN: usize = 64 << 10;
 
 /// Payload up to this length is copied beside its head, which returns the pooled buffer at once.
 const COPY_LEN_MAX: usize = 32 << 10;
+
+/// Pieces up to this length are copied, so that a chunk may have many of them: between the holes of a page-compressed table
+/// there is little.
+const SMALL_LEN_MAX: usize = 16 << 10;
+
+/// Most bytes of such copies in a chunk.
+const COPIED_LEN_MAX: usize = 256 << 10;
+
+/// Most pieces of a chunk, and most entries of a sparse map.
+const PIECES_MAX: usize = 1024;
+
+/// Longest hole of one entry: whole blocks.
+const SKIP_MAX: u32 = u32::MAX - (u32::MAX % (1 << 20));
 
 /// Writes one archive. Members may be written from many threads; each chunk is written whole.
 #[derive(Debug)]
@@ -29,6 +42,8 @@ pub struct ArchiveSink {
     chunk: ChunkLimits,
     /// Files begun so far.
     opened: AtomicU64,
+    /// Holes are told as such, in chunks that not every reader knows.
+    sparse: bool,
 }
 
 /// What waits to be written of the index. What grows with the archive is the list of the index's own chunks: 16 bytes for
@@ -93,12 +108,20 @@ impl ArchiveSink {
             indexed,
             chunk,
             opened: AtomicU64::new(0),
+            sparse: false,
         };
         {
             let mut index = sink.lock();
             sink.send_index_lines(&mut index)?;
         }
         Ok(sink)
+    }
+
+    /// With `sparse`, holes become sparse chunks instead of zeros. MariaDB's programs cannot read such an archive.
+    /// `r[xbstream.writer.sparse]`
+    #[must_use]
+    pub fn with_sparse(self, sparse: bool) -> Self {
+        Self { sparse, ..self }
     }
 
     /// Waits until all chunks handed over so far were taken by the reader of the archive.
@@ -228,7 +251,13 @@ impl Sink for ArchiveSink {
             path: path.clone(),
             offset: 0,
             pieces: Vec::new(),
+            pooled: 0,
+            copied: 0,
             piece_bytes: 0,
+            map: Vec::new(),
+            hole_bytes: 0,
+            has_sparse: false,
+            payload_bytes: 0,
             chunk_crc: crc32fast::Hasher::new(),
             member_crc: crc32fast::Hasher::new(),
         }))
@@ -259,7 +288,18 @@ struct Member<'s> {
     /// Where the chunk being gathered begins.
     offset: u64,
     pieces: Vec<Bytes>,
+    /// Pieces that may hold a pooled buffer.
+    pooled: usize,
+    /// Bytes of the others that are copies.
+    copied: usize,
     piece_bytes: usize,
+    /// Holes of that chunk, and what follows each of them.
+    map: Vec<SparseEntry>,
+    hole_bytes: u64,
+    /// A sparse chunk was sent.
+    has_sparse: bool,
+    /// Payload of all chunks that were sent.
+    payload_bytes: u64,
     chunk_crc: crc32fast::Hasher,
     member_crc: crc32fast::Hasher,
 }
@@ -270,17 +310,12 @@ impl Member<'_> {
         let mut run = Vec::with_capacity(128);
         let mut runs = Vec::with_capacity(self.pieces.len() + 2);
         let payload_len = self.piece_bytes as u64;
-        if self.piece_bytes > 0 {
-            let crc = std::mem::take(&mut self.chunk_crc);
-            self.member_crc.combine(&crc);
-            encode::payload_head(
-                &mut run,
-                &self.path,
-                self.offset,
-                crc.finalize(),
-                payload_len,
-            );
-            self.offset += payload_len;
+        let has_chunk = payload_len + self.hole_bytes > 0;
+        if has_chunk {
+            self.chunk_head(&mut run, payload_len)?;
+            self.offset += payload_len + std::mem::take(&mut self.hole_bytes);
+            self.payload_bytes += payload_len;
+            (self.pooled, self.copied) = (0, 0);
             if self.piece_bytes <= COPY_LEN_MAX {
                 for piece in self.pieces.drain(..) {
                     run.extend_from_slice(&piece);
@@ -301,7 +336,7 @@ impl Member<'_> {
             return Ok(());
         }
         let position = self.sink.output.send(runs)?;
-        if payload_len > 0 {
+        if has_chunk {
             self.chunks.push(Place {
                 position,
                 len: payload_len,
@@ -310,6 +345,74 @@ impl Member<'_> {
         if self.chunks.len() >= INDEX_PAIRS_MAX {
             self.note_chunks()?;
         }
+        Ok(())
+    }
+
+    /// Appends the head of the gathered chunk.
+    fn chunk_head(&mut self, run: &mut Vec<u8>, payload_len: u64) -> Result<()> {
+        let crc = std::mem::take(&mut self.chunk_crc);
+        self.member_crc.combine(&crc);
+        let (path, offset) = (&self.path, self.offset);
+        if self.map.is_empty() {
+            encode::payload_head(run, path, offset, crc.finalize(), payload_len);
+            return Ok(());
+        }
+        let map = SparseMap::new(&std::mem::take(&mut self.map));
+        // r[xbstream.sparse.crc]
+        let mut whole = crc32fast::Hasher::new();
+        whole.update(map.as_bytes());
+        whole.combine(&crc);
+        encode::sparse_head(run, path, offset, whole.finalize(), &map, payload_len);
+        if !std::mem::replace(&mut self.has_sparse, true) {
+            let member = self.number;
+            self.sink.note(&IndexLine::Sparse { member })?;
+        }
+        Ok(())
+    }
+
+    /// Adds payload to the gathered chunk and sends it when it is full.
+    fn push(&mut self, data: Bytes, pooled: bool) -> Result<()> {
+        let ChunkLimits { pieces, len } = self.sink.chunk;
+        if self.piece_bytes + data.len() > len {
+            self.send_chunk(false)?;
+        }
+        self.chunk_crc.update(&data);
+        self.piece_bytes += data.len();
+        if let Some(entry) = self.map.last_mut() {
+            // Bounded by the limit of chunks, which is far below 4 GiB.
+            entry.len += u32::try_from(data.len()).unwrap_or(u32::MAX);
+        }
+        self.pieces.push(data);
+        self.pooled += usize::from(pooled);
+        if self.pooled >= pieces
+            || self.piece_bytes >= len
+            || self.pieces.len() >= PIECES_MAX
+            || self.copied >= COPIED_LEN_MAX
+        {
+            self.send_chunk(false)?;
+        }
+        Ok(())
+    }
+
+    /// `r[xbstream.sparse.entry]`: tells a hole as such.
+    fn push_hole(&mut self, len: u64) -> Result<()> {
+        if self.map.len() >= PIECES_MAX {
+            self.send_chunk(false)?;
+        }
+        if self.map.is_empty() {
+            // What came before the first hole.
+            self.map.push(SparseEntry {
+                skip: 0,
+                len: u32::try_from(self.piece_bytes).unwrap_or(u32::MAX),
+            });
+        }
+        let mut left = len;
+        while left > 0 {
+            let skip = u32::try_from(left).unwrap_or(SKIP_MAX);
+            self.map.push(SparseEntry { skip, len: 0 });
+            left -= u64::from(skip);
+        }
+        self.hole_bytes += len;
         Ok(())
     }
 
@@ -336,7 +439,7 @@ impl Member<'_> {
 
 impl FileSink for Member<'_> {
     fn data(&mut self, offset: u64, data: Bytes) -> Result<()> {
-        let expected = self.offset + self.piece_bytes as u64;
+        let expected = self.offset + self.piece_bytes as u64 + self.hole_bytes;
         if offset != expected {
             return Err(Error::new(
                 Kind::Failed,
@@ -348,27 +451,31 @@ impl FileSink for Member<'_> {
         if data.is_empty() {
             return Ok(());
         }
-        let ChunkLimits { pieces, len } = self.sink.chunk;
-        if self.piece_bytes + data.len() > len {
-            self.send_chunk(false)?;
+        if data.len() <= SMALL_LEN_MAX {
+            // A copy gives the pooled buffer back: there may be many such pieces in a chunk.
+            self.copied += data.len();
+            return self.push(Bytes::copy_from_slice(&data), false);
         }
-        self.chunk_crc.update(&data);
-        self.piece_bytes += data.len();
-        self.pieces.push(data);
-        if self.pieces.len() >= pieces || self.piece_bytes >= len {
-            self.send_chunk(false)?;
-        }
-        Ok(())
+        self.push(data, true)
     }
 
-    /// An archive has no other way to say a hole that every reader knows.
+    /// Unless asked otherwise an archive says a hole in the one way that every reader knows.
     fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
+        let expected = self.offset + self.piece_bytes as u64 + self.hole_bytes;
+        if self.sink.sparse && offset == expected {
+            return self.push_hole(len);
+        }
         let mut done = 0;
         while done < len {
             let n = usize::try_from(len - done)
                 .unwrap_or(usize::MAX)
                 .min(ZEROS.len());
-            self.data(offset + done, Bytes::from_static(&ZEROS[..n]))?;
+            let zeros = Bytes::from_static(ZEROS.get(..n).unwrap_or_default());
+            if offset + done == self.offset + self.piece_bytes as u64 {
+                self.push(zeros, false)?;
+            } else {
+                self.data(offset + done, zeros)?;
+            }
             done += n as u64;
         }
         Ok(())
@@ -394,10 +501,10 @@ impl FileSink for Member<'_> {
         let crc = self.member_crc.clone().finalize();
         let line = IndexLine::File {
             member: self.number,
-            len: self.offset,
+            len: self.payload_bytes,
             crc,
             path: self.path.clone(),
         };
-        self.sink.member_done(&line, self.offset)
+        self.sink.member_done(&line, self.payload_bytes)
     }
 }

@@ -60,6 +60,11 @@ pub enum IndexLine {
         /// In order of both positions.
         list: Vec<Frame>,
     },
+    /// A file has sparse chunks. `r[xbstream.index.sparse]`
+    Sparse {
+        /// Its number.
+        member: u64,
+    },
     /// A finished file. `r[xbstream.index.file]`
     File {
         /// Its number.
@@ -138,6 +143,7 @@ impl IndexLine {
                 out.extend_from_slice(format!("Z {member} ").as_bytes());
                 pairs(list.iter().map(|f| (f.stored, f.plain)), out);
             }
+            Self::Sparse { member } => out.extend_from_slice(format!("S {member}").as_bytes()),
             Self::File {
                 member,
                 len,
@@ -184,6 +190,9 @@ impl IndexLine {
             b"Z" => Self::Frames {
                 member: decimal(fields.next())?,
                 list: parse_pairs(fields.next(), |stored, plain| Frame { stored, plain })?,
+            },
+            b"S" => Self::Sparse {
+                member: decimal(fields.next())?,
             },
             b"F" => Self::File {
                 member: decimal(fields.next())?,
@@ -306,6 +315,7 @@ impl Stage {
                 Self::Members,
                 IndexLine::Chunks { .. }
                 | IndexLine::Frames { .. }
+                | IndexLine::Sparse { .. }
                 | IndexLine::File { .. }
                 | IndexLine::Directory { .. },
             ) => Ok(Self::Members),

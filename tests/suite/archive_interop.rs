@@ -247,10 +247,21 @@ fn an_outer_compression_is_recognised_by_content() {
         for cut in [whole.len() - 1, whole.len() / 2, 20] {
             let done = run(xbpipe(["verify"]), &whole[..cut]);
             assert_eq!(done.status, 3, "{tool} cut at {cut}: {}", done.err);
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let mut verify = xbpipe(["verify"]);
+            verify.arg(&path);
+            let done = run(verify, b"");
+            assert_eq!(done.status, 3, "{tool} cut at {cut}, a file: {}", done.err);
         }
         let mut damaged = whole.clone();
         damaged[whole.len() / 2] ^= 0x10;
         let done = run(xbpipe(["verify"]), &damaged);
+        assert!(matches!(done.status, 3 | 4), "{tool}: {}", done.err);
+        std::fs::write(&path, &damaged).unwrap();
+        let target = root.path().join(format!("{tool}-damaged"));
+        let mut extract = xbpipe(["extract", "--no-sync", "-C"]);
+        extract.arg(&target).arg(&path);
+        let done = run(extract, b"");
         assert!(matches!(done.status, 3 | 4), "{tool}: {}", done.err);
     }
 }

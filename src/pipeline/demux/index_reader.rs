@@ -144,7 +144,7 @@ impl Told {
     ) -> Result<()> {
         match line {
             // What frames say shows when they are used: each has a checksum of its own.
-            IndexLine::Header | IndexLine::Frames { .. } => {}
+            IndexLine::Header | IndexLine::Frames { .. } | IndexLine::Sparse { .. } => {}
             IndexLine::Chunks { member, list } => {
                 if self.places.len() >= OPEN_FILES_MAX {
                     return Err(bad_index("the index has too many files open"));

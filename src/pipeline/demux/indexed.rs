@@ -133,6 +133,12 @@ fn find_wanted(
                     file.1 = file.1.saturating_add(len);
                 }
             }
+            // r[xbstream.index.sparse]
+            IndexLine::Sparse { .. } => {
+                return Err(wrong(
+                    "the archive has sparse chunks, which its index does not locate",
+                ));
+            }
             IndexLine::File {
                 member,
                 len,
