@@ -1,6 +1,6 @@
 //! Decoders of single files.
 
-use xbpipe::codec::{CodecError, Contexts, Decoder, Fault, Split, Unit, decompressors};
+use xbpipe::codec::{CodecError, Contexts, Decoder, Fault, Split, Splitter, Unit, decompressors};
 
 /// Longest unit that is decoded as a whole; longer ones claim what they like.
 const WHOLE_LEN_MAX: u64 = 1 << 20;
@@ -32,8 +32,19 @@ pub fn decode<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     how: How,
 ) -> Decoded {
+    decode_named(decoder, b"t.ibd", pieces, how)
+}
+
+/// Decodes a file of this name, without the suffix.
+pub fn decode_named<'a>(
+    decoder: &dyn Decoder,
+    name: &[u8],
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    how: How,
+) -> Decoded {
     let mut decoded = Decoded::default();
-    let (mut at, result) = (0, run(decoder, pieces, how, &mut decoded.plain));
+    let splitter = decoder.begin(name);
+    let (mut at, result) = (0, run(splitter, pieces, how, &mut decoded.plain));
     if let Err((unit_at, error)) = result {
         at += unit_at + error.offset();
         decoded.error = Some((error.fault(), at, error.to_string()));
@@ -42,12 +53,11 @@ pub fn decode<'a>(
 }
 
 fn run<'a>(
-    decoder: &dyn Decoder,
+    mut splitter: Box<dyn Splitter>,
     pieces: impl IntoIterator<Item = &'a [u8]>,
     how: How,
     plain: &mut Vec<u8>,
 ) -> Result<(), (u64, CodecError)> {
-    let mut splitter = decoder.begin(b"");
     let mut contexts = Contexts::default();
     let mut unit_bytes = Vec::new();
     let mut unit_at = 0;
@@ -160,10 +170,18 @@ pub fn codec_decode(bytes: &[u8]) {
     };
     let decoders = decompressors();
     let decoder = decoders[usize::from(*format) % decoders.len()].as_ref();
+    same_however_cut(decoder, *cut, rest, true);
+}
+
+/// A file reads the same in pieces of `cut` bytes and, with `parts`, when its units are decoded in such parts.
+pub fn same_however_cut(decoder: &dyn Decoder, cut: u8, rest: &[u8], parts: bool) {
     let whole = decode(decoder, [rest], How::Whole);
-    let cut = usize::from(*cut).clamp(1, rest.len().max(1));
+    let cut = usize::from(cut).clamp(1, rest.len().max(1));
     let pieces = decode(decoder, rest.chunks(cut), How::Whole);
     assert_eq!(whole, pieces, "cut into pieces of {cut} it reads otherwise");
+    if !parts {
+        return;
+    }
     let parts = decode(decoder, rest.chunks(cut), How::Parts(cut));
     assert_eq!(
         whole.error.is_some(),
