@@ -412,6 +412,7 @@ pub fn extract_sandbox(bytes: &[u8]) {
         selection: Default::default(),
         strip_components: 0,
         dir: DirOptions {
+            resume: false,
             overwrite: bytes.len().is_multiple_of(5),
             sync: false,
         },

@@ -32,7 +32,12 @@ pub fn extract(options: &ExtractOptions, run: &Run) -> Result<Outcome> {
     let outcome = {
         let strip = StripSink::new(&target, options.strip_components);
         let select = SelectSink::new(&strip, &options.selection)?;
-        let outcome = read_archive(&options.read, &select, run)?;
+        let outcome = read_archive(&options.read, &select, run);
+        if outcome.is_err() && options.read.keep_going && !run.cancel.is_cancelled() {
+            // What was saved is to stay.
+            target.settle()?;
+        }
+        let outcome = outcome?;
         select.check_found()?;
         outcome
     };

@@ -150,6 +150,7 @@ fn from_index(indexed: &Indexed, select: &SelectSink<'_>) -> Result<(Members, Ou
         failures: Vec::new(),
         incomplete: Vec::new(),
         stream_error: None,
+        further: Vec::new(),
     };
     Ok((members, outcome))
 }

@@ -11,7 +11,7 @@ pub mod verify;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::error::Result;
+use crate::base::error::{Error, Kind, Result};
 use crate::base::pool::BufPool;
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
@@ -49,6 +49,10 @@ pub enum Access {
     Whole,
     /// Some members.
     Members,
+    /// All, by the index where there is one: what it tells of is found behind damage, too.
+    Salvage,
+    /// What is missing of it in a directory: without an index nobody can tell.
+    Resume,
     /// Some members, one behind the other.
     InOrder,
     /// What it holds, and not whether that is right.
@@ -118,6 +122,13 @@ impl Opened {
     }
 }
 
+fn no_index(opened: &Opened) -> Error {
+    let what = "to resume, an archive file with an index is needed, which this is not:";
+    Error::new(Kind::Usage, what)
+        .path(opened.input.name())
+        .hint("extract everything again with --overwrite")
+}
+
 /// Sends the members of an archive to `sink`. Fails only for reasons outside the archive.
 pub(crate) fn examine(options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Result<Examined> {
     examine_opened(Opened::new(options, run)?, options, sink, run)
@@ -139,16 +150,20 @@ pub(crate) fn examine_opened(
     };
     let indexed = match options.access {
         Access::Whole | Access::Structure => None,
-        Access::Members | Access::InOrder => opened.index(run)?,
+        Access::Members | Access::InOrder | Access::Salvage => opened.index(run)?,
+        Access::Resume => Some(opened.index(run)?.ok_or_else(|| no_index(&opened))?),
     };
     let mut go = |sink: &dyn Sink| {
         if let Some(indexed) = &indexed {
             let in_order = options.access == Access::InOrder;
-            let options = IndexedOptions { demux, in_order };
+            let by_index = IndexedOptions { demux, in_order };
             if let Some(outcome) =
-                demux::run_indexed(indexed, sink, options, &run.cancel, &run.monitor)?
+                demux::run_indexed(indexed, sink, by_index, &run.cancel, &run.monitor)?
             {
                 return Ok(outcome);
+            }
+            if options.access == Access::Resume {
+                return Err(no_index(&opened));
             }
         }
         demux::run(&mut opened.input, sink, demux, &run.cancel, &run.monitor)

@@ -39,6 +39,7 @@ pub fn verify_quick(options: &ReadOptions, run: &Run) -> Result<Examined> {
         failures: Vec::new(),
         incomplete: Vec::new(),
         stream_error: None,
+        further: Vec::new(),
     };
     let checked = match Indexed::find(source) {
         Ok(Some(indexed)) => check(&indexed, &mut outcome, run),

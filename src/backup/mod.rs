@@ -115,6 +115,7 @@ pub fn backup(server: &Server, options: &BackupOptions, run: &Run) -> Result<Bac
                     .hint("a backup needs a directory of its own"));
             }
             let dir_options = DirOptions {
+                resume: false,
                 overwrite: false,
                 sync: options.sync,
             };

@@ -181,6 +181,12 @@ impl Error {
         source.is_some_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 
+    /// The byte offset in the file or stream, if one is known.
+    #[must_use]
+    pub fn position(&self) -> Option<u64> {
+        self.0.position
+    }
+
     /// The remedy, if one is known.
     #[must_use]
     pub fn hint_text(&self) -> Option<&str> {

@@ -233,6 +233,16 @@ A file appears under its name only when it is whole and its checksums are right;
 NAME.xbpipe-partial, and what is not whole at the end keeps that name. An archive that is cut anywhere, also between two
 files, is an error that names the files. Nothing is ever written outside DIR, links are not followed.
 
+When this returns with status 0, all files and directories are on stable storage: the target's file system was synced as a whole,
+which may take a while. With --no-sync they are complete and under their names, but a power failure may still take them.
+
+--keep-going does not stop at damage: every file that is whole is saved, what is not stays NAME.xbpipe-partial and is named,
+and the exit status tells of the damage. Where the structure of an archive is damaged, reading goes on at the next chunk, or an
+archive file of xbpipe is read by its index. If neither tells whether a file is whole, it is not.
+
+--resume needs an archive file with an index, as xbpipe writes it. A file that is there and has the length and checksum of the
+index is kept; everything else is written again, files that --decompress changes always.
+
 When some files are asked for and the archive is a file that xbpipe has written, only those are read, and only they are vouched
 for; `verify` checks all.
 
@@ -254,6 +264,14 @@ pub(super) struct ExtractArgs {
 
     #[command(flatten)]
     decode: Decode,
+
+    /// Go on after damage and save every good file; the exit status is as without it
+    #[arg(long)]
+    keep_going: bool,
+
+    /// Continue an extraction that was killed: keep files that are already there and right, and write the others
+    #[arg(long, conflicts_with_all = ["overwrite", "keep_going"])]
+    resume: bool,
 
     /// Do not wait until everything is on stable storage
     #[arg(long)]
@@ -284,20 +302,22 @@ impl Verb for ExtractArgs {
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
         let selection = self.chosen.selection();
-        let access = if selection.is_everything() {
-            Access::Whole
-        } else {
-            Access::Members
+        let access = match selection.is_everything() {
+            _ if self.resume => Access::Resume,
+            true if self.keep_going => Access::Salvage,
+            true => Access::Whole,
+            false => Access::Members,
         };
         let options = ExtractOptions {
             read: self
                 .source
-                .options(&self.common, self.decode.decoders(run)?, false, access),
+                .options(&self.common, self.decode.decoders(run)?, self.keep_going, access),
             directory: self.directory,
             selection,
             strip_components: self.strip_components,
             dir: DirOptions {
                 overwrite: self.overwrite,
+                resume: self.resume,
                 sync: !self.no_sync,
             },
         };
@@ -439,8 +459,10 @@ archive file that xbpipe has written only those are read.
 With --quick only the structure of such a file is checked: trailer, checksums of the index, the head of every chunk
 and all sizes. That finds a copy that was cut or mixed up, but not a wrong byte inside a file.
 
-The result is one line on standard output, or with --json one object with the fields whole, end (proven, unstated,
-missing, or indexed where not all was read), files, payload_bytes, archive_bytes, damaged and incomplete (names), error.
+Each damaged file is named with the reason and the byte offset, then what is wrong with the structure. The last line on
+standard output is the verdict. With --json it is one object with the fields whole, end (proven, unstated,
+missing, or indexed where not all was read), files, payload_bytes, archive_bytes, damaged and incomplete (names), findings (each with path, kind,
+offset and reason; the path is null for the structure), error.
 
 ", patterns!(), "
 
@@ -503,6 +525,28 @@ impl Verb for VerifyArgs {
             .iter()
             .map(|f| f.path.to_string())
             .collect();
+        let structure = outcome.stream_error.iter().chain(&outcome.further);
+        let mut findings: Vec<(String, Value)> = structure
+            .map(|error| finding(None, error))
+            .chain(
+                outcome
+                    .failures
+                    .iter()
+                    .map(|f| finding(Some(&f.path), &f.error)),
+            )
+            .collect();
+        let told = |path: &ArchivePath| outcome.failures.iter().any(|f| f.path == *path);
+        findings.extend(
+            outcome
+                .incomplete
+                .iter()
+                .filter(|path| !told(path))
+                .map(|path| {
+                    let reason =
+                        Error::new(Kind::Incomplete, "the archive does not hold all of it");
+                    finding(Some(path), &reason)
+                }),
+        );
         let incomplete: Vec<String> = outcome.incomplete.iter().map(ToString::to_string).collect();
         let mut result = json!({
             "whole": outcome.is_whole(),
@@ -512,8 +556,15 @@ impl Verb for VerifyArgs {
             "archive_bytes": outcome.archive_bytes,
             "damaged": damaged,
             "incomplete": incomplete,
+            "findings": findings.iter().map(|(_, json)| json).collect::<Vec<_>>(),
             "error": null,
         });
+        let verdict = format!(
+            "{name}: not right: {} files verified, {} damaged, {} not whole",
+            outcome.files,
+            damaged.len(),
+            incomplete.len()
+        );
         let summary = Summary {
             files: outcome.files,
             bytes: outcome.archive_bytes,
@@ -538,9 +589,27 @@ impl Verb for VerifyArgs {
             print(format!("{result}\n").as_bytes())?;
         } else if checked.is_ok() {
             print(format!("{sentence}\n").as_bytes())?;
+        } else {
+            let lines: String = findings.into_iter().map(|(line, _)| line).collect();
+            print(format!("{lines}{verdict}\n").as_bytes())?;
         }
         checked.map(|_| summary)
     }
+}
+
+/// Something that is wrong, as a line and as JSON.
+fn finding(path: Option<&ArchivePath>, error: &Error) -> (String, Value) {
+    let (what, name) = match path {
+        Some(path) => (path.to_string(), json!(path.to_string())),
+        None => ("(structure)".to_owned(), Value::Null),
+    };
+    let value = json!({
+        "path": name,
+        "kind": error.kind().word(),
+        "offset": error.position(),
+        "reason": error.to_string(),
+    });
+    (format!("{what}: {error}\n"), value)
 }
 
 #[derive(Debug, Args)]

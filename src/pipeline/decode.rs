@@ -96,6 +96,14 @@ impl Sink for DecodeSink<'_> {
         self.inner.wants(&self.peel(path).0)
     }
 
+    /// What a decoded file should be, nobody has written down.
+    fn has(&self, path: &ArchivePath, len: u64, crc: u32) -> Result<bool> {
+        match self.peel(path) {
+            (name, chain) if chain.is_empty() => self.inner.has(&name, len, crc),
+            _ => Ok(false),
+        }
+    }
+
     fn directory(&self, path: &ArchivePath) -> Result<()> {
         self.inner.directory(path)
     }

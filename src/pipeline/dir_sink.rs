@@ -24,6 +24,9 @@ const SMALL_LEN_MAX: usize = 32 << 10;
 /// archive has.
 const SMALL_TOTAL_MAX: usize = 8 << 20;
 
+/// Bytes of an existing file that are read at once to see whether it is the right one.
+const COMPARE_LEN: usize = 256 << 10;
+
 /// Permission bits of created files before the umask: what the server's own files have.
 const FILE_MODE: u32 = 0o640;
 
@@ -32,6 +35,8 @@ const FILE_MODE: u32 = 0o640;
 pub struct DirOptions {
     /// Replace existing files instead of failing.
     pub overwrite: bool,
+    /// Keep existing files that are exactly what should be written, and replace those that are not.
+    pub resume: bool,
     /// Have everything on stable storage when [`DirSink::finish`] returns.
     pub sync: bool,
 }
@@ -130,7 +135,10 @@ impl Sink for DirSink {
         path: &ArchivePath,
         attributes: Attributes,
     ) -> Result<Box<dyn FileSink + 's>> {
-        let replace = self.options.overwrite || attributes.rewrite;
+        let DirOptions {
+            overwrite, resume, ..
+        } = self.options;
+        let replace = overwrite || resume || attributes.rewrite;
         let name = path.as_path().to_path_buf();
         if path.as_bytes().ends_with(PARTIAL_SUFFIX.as_bytes()) {
             // Beside `NAME`, which passes through that name on its way, one of the two would be lost.
@@ -147,6 +155,29 @@ impl Sink for DirSink {
             small: Small::new(&self.small_total),
             large: None,
         }))
+    }
+
+    fn has(&self, path: &ArchivePath, len: u64, crc: u32) -> Result<bool> {
+        let name = path.as_path();
+        if !self.options.resume || !self.dir.exists(name)? {
+            return Ok(false);
+        }
+        let file = self.dir.open_file(name)?;
+        let stat = file.stat()?;
+        if stat.mode & 0o170_000 != 0o100_000 || stat.size != len {
+            return Ok(false);
+        }
+        let mut sum = crc32fast::Hasher::new();
+        let mut buf = vec![0; COMPARE_LEN];
+        let mut position = 0;
+        loop {
+            let n = file.read_at(&mut buf, position)?;
+            sum.update(buf.get(..n).unwrap_or_default());
+            position += n as u64;
+            if n < buf.len() {
+                return Ok(position == len && sum.finalize() == crc);
+            }
+        }
     }
 
     fn directory(&self, path: &ArchivePath) -> Result<()> {

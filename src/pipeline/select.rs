@@ -142,6 +142,10 @@ impl Sink for SelectSink<'_> {
         self.selects(path) && self.inner.wants(path)
     }
 
+    fn has(&self, path: &ArchivePath, len: u64, crc: u32) -> Result<bool> {
+        self.inner.has(path, len, crc)
+    }
+
     fn directory(&self, path: &ArchivePath) -> Result<()> {
         if self.selects(path) {
             self.inner.directory(path)

@@ -26,6 +26,11 @@ pub trait Sink: Sync {
         true
     }
 
+    /// Whether it has that file already, with exactly that content: `len` bytes with that CRC-32.
+    fn has(&self, _path: &ArchivePath, _len: u64, _crc: u32) -> Result<bool> {
+        Ok(false)
+    }
+
     /// An empty directory. Directories with files in them are implied by their files.
     fn directory(&self, path: &ArchivePath) -> Result<()>;
 

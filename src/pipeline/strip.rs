@@ -40,6 +40,11 @@ impl Sink for StripSink<'_> {
         self.strip(path).is_some_and(|path| self.inner.wants(&path))
     }
 
+    fn has(&self, path: &ArchivePath, len: u64, crc: u32) -> Result<bool> {
+        self.strip(path)
+            .map_or(Ok(false), |path| self.inner.has(&path, len, crc))
+    }
+
     fn directory(&self, path: &ArchivePath) -> Result<()> {
         self.strip(path)
             .map_or(Ok(()), |path| self.inner.directory(&path))

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
-use crate::xbstream::chunk::{Body, ChunkHead, PayloadCrc};
+use crate::xbstream::chunk::{Body, ChunkHead, MAGIC, PayloadCrc};
 use crate::xbstream::error::{DecodeError, ErrorKind};
 use crate::xbstream::parse::{Parsed, parse, truncated};
 use crate::xbstream::path::ArchivePath;
@@ -74,6 +74,8 @@ pub struct Decoder {
     payload: Option<Payload>,
     last_path: Option<ArchivePath>,
     failed: Option<DecodeError>,
+    /// What comes next is not known to be a chunk: the next magic is looked for.
+    is_lost: bool,
 }
 
 /// A chunk whose payload is passing through.
@@ -151,6 +153,53 @@ impl Decoder {
             .saturating_add(self.buffered() as u64)
     }
 
+    /// After an error in a head: goes on at the next magic behind that place, wherever it is. What is skipped is lost, and what
+    /// looks like a chunk may be content of a file.
+    pub fn resync(&mut self) {
+        self.failed = None;
+        self.payload = None;
+        self.is_lost = true;
+        if !self.partial.is_empty() {
+            let mut bytes = std::mem::take(&mut self.partial);
+            bytes.extend_from_slice(&self.input);
+            self.input = bytes.into();
+        }
+        if refill(&mut self.input, &mut self.queue) {
+            self.pass_over(1);
+        }
+    }
+
+    /// Looks for a magic in what was fed; `false` when more input is needed.
+    fn find_magic(&mut self) -> bool {
+        loop {
+            let found = self
+                .input
+                .windows(MAGIC.len())
+                .position(|bytes| bytes == MAGIC);
+            if let Some(at) = found {
+                self.pass_over(at);
+                self.is_lost = false;
+                return true;
+            }
+            // The end may be the beginning of one.
+            let kept = self.input.len().min(MAGIC.len().saturating_sub(1));
+            self.pass_over(self.input.len().saturating_sub(kept));
+            let Some(next) = self.queue.pop_front() else {
+                return false;
+            };
+            self.input = if kept == 0 {
+                next
+            } else {
+                [&self.input[..], &next[..]].concat().into()
+            };
+        }
+    }
+
+    fn pass_over(&mut self, len: usize) {
+        self.input.advance(len);
+        self.position = self.position.saturating_add(len as u64);
+    }
+
     /// Passes over the payload of the payload chunk that has just begun: the caller, who can read it elsewhere, looks after
     /// data and checksum. Returns the position of its first byte in the archive. What was fed of it is let go; if that is not
     /// all of it, [`Decoder::feed`] goes on at [`Decoder::position`]. `None` for other chunks, and with [`CrcCheck::Decoder`].
@@ -189,6 +238,9 @@ impl Decoder {
     }
 
     fn step(&mut self) -> Result<Option<Event>, DecodeError> {
+        if self.is_lost && !self.find_magic() {
+            return Ok(None);
+        }
         loop {
             let Some(payload) = &mut self.payload else {
                 let head = self.head()?;
@@ -415,6 +467,41 @@ mod tests {
         decoder.feed(Bytes::copy_from_slice(second));
         assert_eq!(heads(&mut decoder).len(), 1);
         assert!(decoder.held() <= PARTIAL_LEN_KEPT);
+    }
+
+    #[test]
+    fn behind_damage_the_next_chunk_is_found_wherever_the_input_is_cut() {
+        let path = |name: &[u8]| ArchivePath::new(name).unwrap();
+        let mut archive = Vec::new();
+        encode::end(&mut archive, &path(b"first"));
+        let bad = archive.len();
+        encode::end(&mut archive, &path(b"../second"));
+        archive.extend_from_slice(b"XBSTCK0XBSTCK0");
+        encode::end(&mut archive, &path(b"third"));
+        for cut in 1..archive.len() {
+            let mut decoder = Decoder::default();
+            let mut names = Vec::new();
+            let mut errors = Vec::new();
+            for piece in archive.chunks(cut) {
+                decoder.feed(Bytes::copy_from_slice(piece));
+                loop {
+                    match decoder.next() {
+                        Ok(Some(Event::Chunk(head))) => names.push(head.path.to_string()),
+                        Ok(Some(_)) => {}
+                        Ok(None) => break,
+                        Err(error) => {
+                            errors.push(error.kind().word());
+                            assert_eq!(decoder.position(), bad as u64);
+                            decoder.resync();
+                        }
+                    }
+                }
+            }
+            assert_eq!(decoder.finish().unwrap(), None);
+            assert_eq!(names, ["first", "third"], "{cut}");
+            assert_eq!(errors, ["BadPath"], "{cut}");
+            assert_eq!(decoder.position(), archive.len() as u64);
+        }
     }
 
     /// Only at the very start is there a reason to look further than the prefix.

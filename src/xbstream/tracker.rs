@@ -153,6 +153,11 @@ impl Tracker {
         self.open.iter()
     }
 
+    /// An open file is as if it had never been there: the reader has given it up, and passes over what comes of it.
+    pub fn forget(&mut self, path: &ArchivePath) {
+        self.open.remove(path);
+    }
+
     /// Whether all files have ended, once the archive has; `position` is its length in bytes.
     /// `r[xbstream.file.left-open]`
     pub fn finish(&self, position: u64) -> Result<(), DecodeError> {

@@ -36,6 +36,7 @@ mod archive_interop;
 mod archive_limits;
 mod archive_ranges;
 mod archive_roundtrip;
+mod archive_salvage;
 mod backup_ahead;
 mod backup_ddl;
 mod backup_failures;

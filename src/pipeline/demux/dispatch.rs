@@ -34,6 +34,8 @@ pub(super) enum Op {
     /// A whole chunk that is still in the source.
     Far(u32, Box<FarChunk>),
     Close(u32),
+    /// The file is given up: it stays incomplete.
+    Abandon(u32),
     /// Everything before it is done when the sender is dropped.
     Barrier(#[expect(dead_code, reason = "dropping it is the answer")] Sender<()>),
 }

@@ -53,7 +53,8 @@ pub fn run_indexed(
     monitor: &Arc<dyn Monitor>,
 ) -> Result<Option<Outcome>> {
     let places = Places::new();
-    let mut wanted = match find_wanted(indexed, sink, &places) {
+    let mut kept = (0, 0);
+    let mut wanted = match find_wanted(indexed, sink, &places, &mut kept) {
         Ok(wanted) => wanted,
         Err(error) if bad_index(&error) => {
             monitor.warning(format!("{error}; reading the whole archive instead"));
@@ -103,21 +104,24 @@ pub fn run_indexed(
     let mut failures = results.failures;
     failures.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(Some(Outcome {
-        files: results.files,
-        payload_bytes: results.payload_bytes,
+        files: results.files + kept.0,
+        payload_bytes: results.payload_bytes + kept.1,
         archive_bytes: indexed.source().len(),
         end: End::Indexed,
         failures,
         incomplete: Vec::new(),
         stream_error: None,
+        further: Vec::new(),
     }))
 }
 
-/// Goes through the whole index: checks it, and collects what is wanted by number.
+/// Goes through the whole index: checks it, and collects what is wanted by number. `kept` becomes the number and the bytes of
+/// files that the sink has already.
 fn find_wanted(
     indexed: &Indexed,
     sink: &dyn Sink,
     places: &Places,
+    kept: &mut (u64, u64),
 ) -> Result<HashMap<u64, Wanted>> {
     let mut wanted = HashMap::new();
     // First position and sum of the lengths of files that have not ended.
@@ -152,6 +156,11 @@ fn find_wanted(
                     );
                 }
                 if !sink.wants(&path) {
+                    return Ok(());
+                }
+                if sink.has(&path, len, crc)? {
+                    kept.0 += 1;
+                    kept.1 += len;
                     return Ok(());
                 }
                 let file = Wanted {

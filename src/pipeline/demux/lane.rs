@@ -225,6 +225,11 @@ impl<'s> Lane<'s> {
                 self.close(slot);
                 self.load.fetch_sub(FILE_WEIGHT, Ordering::Relaxed);
             }
+            Op::Abandon(slot) => {
+                self.settle(slot);
+                self.files.remove(&slot);
+                self.load.fetch_sub(FILE_WEIGHT, Ordering::Relaxed);
+            }
             Op::Barrier(_) => self.flush(),
         }
     }

@@ -13,6 +13,7 @@ mod index_reader;
 mod indexed;
 mod lane;
 mod outcome;
+mod salvage;
 
 pub use indexed::{IndexedOptions, run_indexed};
 pub use outcome::{End, Failure, Outcome};
@@ -28,13 +29,15 @@ use crate::pipeline::input::Input;
 use crate::pipeline::sink::{Attributes, Sink};
 use crate::xbstream::index::INDEX_PATH;
 use crate::xbstream::{
-    ArchivePath, Body, ChunkHead, CrcCheck, Decoder, Event, Options, Step, Tracker,
+    ArchivePath, Body, ChunkHead, CrcCheck, DecodeError, Decoder, ErrorKind, Event, Options, Step,
+    Tracker,
 };
 use dispatch::{Dispatch, Op, with_lanes};
 use far::{FAR_LEN_MIN, FarChunk, Head};
 use index_reader::IndexReader;
 use lane::Common;
 use outcome::{Places, Results};
+use salvage::Salvage;
 
 /// How to go through an archive.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +87,10 @@ pub fn run(
             slots: HashMap::new(),
             far_end,
             structure_only: options.structure_only,
+            keep_going: options.keep_going,
+            salvage: Salvage::default(),
+            incomplete: Vec::new(),
+            index_lost: false,
             current: None,
             tracker: Tracker::new(),
             index: None,
@@ -104,6 +111,8 @@ pub fn run(
 /// How far the reader came.
 struct Read {
     error: Option<Error>,
+    /// Further damage, when it did not stop at the first.
+    further: Vec<Error>,
     /// It stopped because a lane had found damage.
     stopped: bool,
     archive_bytes: u64,
@@ -112,6 +121,7 @@ struct Read {
 /// What the reader knew when it stopped.
 struct ReaderEnd {
     incomplete: Vec<ArchivePath>,
+    index_lost: bool,
     index: Option<IndexReader>,
 }
 
@@ -130,16 +140,18 @@ fn finish(
     let mut end = End::Unstated;
     if let Some(index) = &at_end.index {
         at_end.incomplete.retain(|p| p.as_bytes() != INDEX_PATH);
-        end = if index.is_whole() {
+        end = if index.is_whole() && !at_end.index_lost {
             End::Proven
         } else {
             End::Missing
         };
         let (files, payload_bytes) = (results.files, results.payload_bytes);
-        if let (Some(stated), None, false) = (index.end(), &read.error, read.stopped) {
+        let readable = !at_end.index_lost && (read.error.is_none() || index.is_whole());
+        if let (Some(stated), true, false) = (index.end(), readable, read.stopped) {
             results.settle(&at_end.incomplete);
             let found = (files + index.directories(), payload_bytes);
-            if results.failures.is_empty() && at_end.incomplete.is_empty() && stated != found {
+            let unharmed = results.failures.is_empty() && at_end.incomplete.is_empty();
+            if unharmed && read.error.is_none() && stated != found {
                 end = End::Missing;
             }
         }
@@ -169,6 +181,7 @@ fn finish(
         failures,
         incomplete: at_end.incomplete,
         stream_error: read.error.or(displaced),
+        further: read.further,
     })
 }
 
@@ -181,6 +194,12 @@ struct Reader<'s> {
     far_end: Option<u64>,
     /// Large payload is not read at all.
     structure_only: bool,
+    /// Damage does not end the reading.
+    keep_going: bool,
+    salvage: Salvage,
+    /// Files given up, once the reading has ended; and whether the index was lost.
+    incomplete: Vec<ArchivePath>,
+    index_lost: bool,
     /// The file and head whose payload is passing.
     current: Option<(Current, Box<ChunkHead>)>,
     tracker: Tracker,
@@ -223,8 +242,14 @@ impl Reader<'_> {
         };
         // What could not be sent belongs to lanes that have ended, and they have said why.
         let sent = self.dispatch.send_all();
+        self.index_lost = self.salvage.index_lost;
+        let (mut findings, incomplete) = std::mem::take(&mut self.salvage).into_findings();
+        self.incomplete = incomplete;
+        findings.extend(error.or(sent.err()));
+        let mut findings = findings.into_iter();
         Read {
-            error: error.or(sent.err()),
+            error: findings.next(),
+            further: findings.collect(),
             stopped,
             archive_bytes,
         }
@@ -237,8 +262,12 @@ impl Reader<'_> {
             ..Options::default()
         });
         loop {
-            while let Some(event) = decoder.next()? {
-                self.event(event)?;
+            loop {
+                match decoder.next() {
+                    Ok(None) => break,
+                    Ok(Some(event)) => self.event(event)?,
+                    Err(error) => self.recover(&mut decoder, error)?,
+                }
                 if self.skip_far(&mut decoder)? {
                     input.skip_to(decoder.position());
                 }
@@ -269,6 +298,66 @@ impl Reader<'_> {
             })?;
         }
         Ok(false)
+    }
+
+    /// Goes on behind damage in the structure, if that is wanted and this has been an archive.
+    fn recover(&mut self, decoder: &mut Decoder, error: DecodeError) -> Result<()> {
+        use crate::xbstream::Foreign;
+        let foreign = matches!(
+            error.kind(),
+            ErrorKind::BadMagic { looks_like } if *looks_like != Foreign::Unknown
+        );
+        if !self.keep_going || (foreign && decoder.position() == 0) {
+            return Err(error.into());
+        }
+        self.salvage.find(error.into());
+        self.current = None;
+        if self.index.is_none() || self.salvage.index_lost {
+            for (path, (slot, lane)) in std::mem::take(&mut self.slots) {
+                self.dispatch.send(lane, Op::Abandon(slot))?;
+                self.tracker.forget(&path);
+                self.salvage.incomplete.push(path.clone());
+                self.salvage.pass_over(path);
+            }
+        }
+        decoder.resync();
+        Ok(())
+    }
+
+    /// A chunk that does not fit to what came before. If that is not the end of the reading, it is that of its file.
+    fn misfit(&mut self, head: ChunkHead, error: DecodeError) -> Result<()> {
+        if !self.keep_going {
+            return Err(error.into());
+        }
+        let (path, is_end) = (head.path.clone(), matches!(head.body, Body::End));
+        let about_a_file = matches!(error.kind(), ErrorKind::OutOfOrder { .. });
+        if path.as_bytes() == INDEX_PATH && self.index.is_some() {
+            self.lose_index(error.into());
+        } else if about_a_file {
+            self.results
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .failed(&path, error.into());
+            if let Some((slot, lane)) = self.slots.remove(&path) {
+                self.dispatch.send(lane, Op::Abandon(slot))?;
+            }
+            self.tracker.forget(&path);
+        } else {
+            self.salvage.find(error.into());
+        }
+        if head.payload_crc().is_some() {
+            if about_a_file && !is_end {
+                self.salvage.pass_over(path);
+            }
+            self.current = Some((Current::Ignored, Box::new(head)));
+        }
+        Ok(())
+    }
+
+    /// The index is damaged: what it would say is not known.
+    fn lose_index(&mut self, error: Error) {
+        self.salvage.find(error);
+        self.salvage.index_lost = true;
     }
 
     /// Leaves the chunk that has just begun to its lane if that can read it. Tells whether the input must skip.
@@ -304,8 +393,13 @@ impl Reader<'_> {
 
     /// Files left open, and the index if there was one. Lanes end when their queues are dropped.
     fn into_end(self) -> ReaderEnd {
+        let mut incomplete = self.incomplete;
+        incomplete.extend(self.tracker.open_files().map(|(p, _)| p.clone()));
+        incomplete.sort();
+        incomplete.dedup();
         ReaderEnd {
-            incomplete: self.tracker.open_files().map(|(p, _)| p.clone()).collect(),
+            incomplete,
+            index_lost: self.index_lost,
             index: self.index,
         }
     }
@@ -336,12 +430,26 @@ impl Reader<'_> {
                 Some((Current::Slot(slot, lane), head)) => {
                     self.dispatch.send(lane, Op::ChunkEnd(slot, head))
                 }
-                Some((Current::Index, head)) => match &mut self.index {
-                    Some(index) => index.chunk_end(&head, self.results, self.sink),
-                    None => Ok(()),
-                },
+                Some((Current::Index, head)) => {
+                    let ended = match &mut self.index {
+                        Some(index) => index.chunk_end(&head, self.results, self.sink),
+                        None => Ok(()),
+                    };
+                    self.index_step(ended)
+                }
                 Some((Current::Ignored, _)) | None => Ok(()),
             },
+        }
+    }
+
+    /// Damage of the index ends the reading, or the index.
+    fn index_step(&mut self, step: Result<()>) -> Result<()> {
+        match step {
+            Err(error) if self.keep_going && error.kind() == Kind::Checksum => {
+                self.lose_index(error);
+                Ok(())
+            }
+            other => other,
         }
     }
 
@@ -350,6 +458,15 @@ impl Reader<'_> {
             Lone::Possible(judge) if judge(&head) => Lone::Chunk(head.path.clone()),
             _ => Lone::No,
         };
+        if self
+            .salvage
+            .passes_over(&head.path, matches!(head.body, Body::End))
+        {
+            if head.payload_crc().is_some() {
+                self.current = Some((Current::Ignored, Box::new(head)));
+            }
+            return Ok(());
+        }
         // r[xbstream.index.last]
         if self.index.as_ref().is_some_and(IndexReader::is_whole) {
             return Err(Error::new(
@@ -359,7 +476,10 @@ impl Reader<'_> {
             .path(head.path.as_path())
             .at(head.position));
         }
-        let step = self.tracker.chunk(&head)?;
+        let step = match self.tracker.chunk(&head) {
+            Ok(step) => step,
+            Err(error) => return self.misfit(head, error),
+        };
         let named_index = head.path.as_bytes() == INDEX_PATH;
         if head.position == 0 && named_index && head.payload_len() > 0 {
             // r[xbstream.index.first]
@@ -377,12 +497,25 @@ impl Reader<'_> {
         }
         if let (Some(index), true) = (&mut self.index, named_index) {
             return match head.body {
-                Body::Payload { .. } => {
-                    index.chunk_begin(&head)?;
-                    self.current = Some((Current::Index, Box::new(head)));
+                Body::Payload { .. } if self.salvage.index_lost => {
+                    self.current = Some((Current::Ignored, Box::new(head)));
                     Ok(())
                 }
-                Body::End => index.close(),
+                Body::Payload { .. } => {
+                    let begun = index.chunk_begin(&head);
+                    let current = if begun.is_ok() {
+                        Current::Index
+                    } else {
+                        Current::Ignored
+                    };
+                    self.current = Some((current, Box::new(head)));
+                    self.index_step(begun)
+                }
+                Body::End if self.salvage.index_lost => Ok(()),
+                Body::End => {
+                    let closed = index.close();
+                    self.index_step(closed)
+                }
                 _ => Err(Error::new(
                     Kind::Checksum,
                     "the index member has a chunk of a wrong type",
@@ -409,6 +542,11 @@ impl Reader<'_> {
             Step::Ended => {
                 let (slot, lane) = self.slots.remove(&head.path).ok_or_else(|| lost(&head))?;
                 self.dispatch.send(lane, Op::Close(slot))
+            }
+            Step::Empty if self.salvage.any() && self.index.is_none() => {
+                // Its beginning may be what is missing.
+                self.salvage.incomplete.push(head.path);
+                Ok(())
             }
             Step::Empty => {
                 let (slot, lane) = self.open(&head.path, false)?;

@@ -57,8 +57,10 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// Files that began and did not end, or that nothing confirms in a damaged archive; in order of name.
     pub incomplete: Vec<ArchivePath>,
-    /// What ended the reading early.
+    /// What is wrong with the structure, first of all.
     pub stream_error: Option<Error>,
+    /// What else is, if the reading did not end there.
+    pub further: Vec<Error>,
 }
 
 /// How many names an error lists before it only counts; and how many bytes of them, since a line of a log has a limit.

@@ -1,0 +1,66 @@
+//! What a reader that goes on knows about the damage behind it.
+//!
+//! After damage in the structure nobody knows what was lost: chunks of open files, or whole files. With the archive's own index
+//! that shows when its lines are compared with what was found. Without one, every file that was open then is given up, because its
+//! last chunk may be what is missing, and an end without a beginning is no empty file. A file that begins at its beginning after
+//! the damage and goes on without a gap is as good as any.
+
+use std::collections::HashSet;
+
+use crate::base::error::{Error, Kind};
+use crate::xbstream::ArchivePath;
+
+/// Findings about the structure that are kept; more are only counted.
+const FINDINGS_MAX: usize = 100;
+
+/// Damage so far, and what it costs.
+#[derive(Debug, Default)]
+pub(super) struct Salvage {
+    findings: Vec<Error>,
+    more: u64,
+    /// Files of which further chunks are passed over.
+    passed: HashSet<ArchivePath>,
+    /// Files that were given up and named by no other finding.
+    pub(super) incomplete: Vec<ArchivePath>,
+    /// The index was damaged and says nothing any more.
+    pub(super) index_lost: bool,
+}
+
+impl Salvage {
+    /// Something is wrong with the structure.
+    pub(super) fn find(&mut self, error: Error) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(error);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Whether anything was found.
+    pub(super) fn any(&self) -> bool {
+        !self.findings.is_empty()
+    }
+
+    /// All findings, the first one first.
+    pub(super) fn into_findings(mut self) -> (Vec<Error>, Vec<ArchivePath>) {
+        if self.more > 0 {
+            let what = format!("{} more places of damage, not listed", self.more);
+            self.findings.push(Error::new(Kind::Checksum, what));
+        }
+        (self.findings, self.incomplete)
+    }
+
+    /// What comes of a file is passed over until its end.
+    pub(super) fn pass_over(&mut self, path: ArchivePath) {
+        self.passed.insert(path);
+    }
+
+    /// Whether a chunk is one of those; its end is the last.
+    pub(super) fn passes_over(&mut self, path: &ArchivePath, is_end: bool) -> bool {
+        if is_end {
+            self.passed.remove(path)
+        } else {
+            self.passed.contains(path)
+        }
+    }
+}
