@@ -322,6 +322,7 @@ fn create(dialect: &Dialect, words: &[OsString], directory: &Path, run: &Run) ->
 fn extract(dialect: &Dialect, settings: &Settings, directory: &Path, run: &Run) -> Result<()> {
     let (file_mode, dir_mode) = dialect.modes;
     let options = DirOptions {
+        resume: false,
         overwrite: false,
         // r[compat-xbstream.extract.exists] r[compat-xbstream.extract.sync]
         sync: dialect.sync,
