@@ -14,8 +14,10 @@ pub mod innodb;
 pub mod metadata;
 pub mod pipeline;
 pub mod prepare;
+pub mod repository;
 pub mod restore;
 pub mod server;
+pub mod store;
 pub mod xbstream;
 
 /// Every table that `format-spec/` and the code share.
@@ -26,6 +28,7 @@ pub const SPEC_TABLES: &[base::spec::Tables] = &[
     innodb::TABLES,
     innodb::redo::TABLES,
     metadata::TABLES,
+    repository::TABLES,
     server::TABLES,
     xbstream::SPEC,
 ];

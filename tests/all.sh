@@ -13,7 +13,7 @@ chmod 755 "$TMPDIR"
 clean_up() {
     local process
     for process in /proc/[0-9]*; do
-        if tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -q "^[^ ]*mariadbd .*$TMPDIR/"; then
+        if tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -q "^[^ ]*\(mariadbd\|ceph-mon\|ceph-osd\|radosgw\) .*$TMPDIR/"; then
             kill -KILL "${process#/proc/}" 2>/dev/null || true
         fi
     done

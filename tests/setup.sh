@@ -7,7 +7,8 @@ xbpipe_missing_packages() {
     local PATH="$PATH:/usr/sbin:/usr/local/sbin"
     for pair in cc:build-essential pkg-config:pkg-config mariadbd:mariadb-server \
         mariadb-install-db:mariadb-server mariadb:mariadb-client mariadb-backup:mariadb-backup \
-        mbstream:mariadb-backup zstd:zstd lz4:lz4 xz:xz-utils pv:pv openssl:openssl age:age; do
+        mbstream:mariadb-backup zstd:zstd lz4:lz4 xz:xz-utils pv:pv openssl:openssl age:age \
+        radosgw:radosgw ceph-mon:ceph-mon ceph-osd:ceph-osd; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done | sort -u
     # A server without it has no such file anywhere; one that is not Debian's has its plugins elsewhere.
@@ -19,7 +20,7 @@ xbpipe_setup() {
         PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
     fi
     if ! command -v cargo >/dev/null; then
-        echo "setup: cargo is not in PATH: install a Rust toolchain (https://rustup.rs), version 1.88 or later" >&2
+        echo "setup: cargo is not in PATH: install a Rust toolchain (https://rustup.rs), version 1.94 or later" >&2
         return 1
     fi
     local packages as_root=() policy=/usr/sbin/policy-rc.d made_policy=no status=0

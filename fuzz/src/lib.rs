@@ -407,6 +407,7 @@ pub fn extract_sandbox(bytes: &[u8]) {
             },
             keep_going: bytes.len().is_multiple_of(3),
             access: xbpipe::archive::Access::Whole,
+            stored: None,
         },
         directory: target,
         selection: Default::default(),

@@ -8,6 +8,7 @@ pub mod quick;
 pub mod streams;
 pub mod verify;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::pipeline::budget::Budget;
 use crate::pipeline::decode::DecodeSink;
 use crate::pipeline::demux::{self, DemuxOptions, IndexedOptions, Outcome};
 use crate::pipeline::index_file::{Indexed, bad_index};
-use crate::pipeline::input::Input;
+use crate::pipeline::input::{Input, OpenFeed};
 use crate::pipeline::sink::Sink;
 use crate::pipeline::workers::Workers;
 
@@ -39,6 +40,17 @@ pub struct ReadOptions {
     pub keep_going: bool,
     /// How much of it is wanted.
     pub access: Access,
+    /// Where it comes from instead, if that is no file.
+    pub stored: Option<Stored>,
+}
+
+/// An archive that is kept elsewhere than in a file.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The place.
+    pub from: Arc<dyn OpenFeed>,
+    /// Files and directories that are needed of it; empty for all.
+    pub names: Vec<OsString>,
 }
 
 /// How much of an archive is wanted: where less than all is, and the archive has an index and can be read anywhere, nothing else
@@ -92,14 +104,25 @@ pub(crate) struct Opened {
 
 impl Opened {
     pub(crate) fn new(options: &ReadOptions, run: &Run) -> Result<Self> {
-        let budget = Budget::decode(options.memory, options.parallel, &options.decoders)?;
+        let memory = match &options.stored {
+            Some(stored) => stored.from.memory_for_pipeline(options.memory)?,
+            None => options.memory,
+        };
+        let budget = Budget::decode(memory, options.parallel, &options.decoders)?;
         let total = budget.input_bufs * budget.input_buf_len;
         let read_ahead = (total / 2).min(READ_AHEAD_LEN_MAX);
         let pool = BufPool::new(read_ahead / INPUT_LEN, INPUT_LEN);
         let lane_bufs = (total - read_ahead) / budget.input_buf_len / budget.lanes;
         let source: Option<&Path> = options.source.as_deref();
+        let input = match &options.stored {
+            Some(Stored { from, names }) => {
+                let feed = from.open(names, options.memory, run)?;
+                Input::from_feed(feed, from.name(), run)
+            }
+            None => Input::open(source, pool, &run.cancel, Arc::clone(&run.monitor))?,
+        };
         Ok(Self {
-            input: Input::open(source, pool, &run.cancel, Arc::clone(&run.monitor))?,
+            input,
             budget,
             lane_bufs: lane_bufs.clamp(1, LANE_BUFS_MAX),
         })

@@ -29,13 +29,15 @@ use crate::pipeline::archive_sink::ArchiveSink;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::dir_sink::{DirOptions, DirSink};
 use crate::pipeline::encode::encode_through;
-use crate::pipeline::output::{Output, Target};
+use crate::pipeline::output::{OpenSink, Output, Target};
 use crate::pipeline::sink::Sink;
 use crate::server::session::Server;
 
 /// Where a backup goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Destination {
+    /// One stream that goes to a place of its own kind.
+    Sink(Arc<dyn OpenSink>),
     /// One stream on standard output.
     Stdout,
     /// One stream in a file that gets its name when it is whole.
@@ -105,6 +107,10 @@ pub fn backup(server: &Server, options: &BackupOptions, run: &Run) -> Result<Bac
             &budget,
             run,
         ),
+        Destination::Sink(place) => {
+            let target = Target::Sink(place.open(run)?);
+            to_archive(prepared, target, options, &budget, run)
+        }
         Destination::File(path) => {
             to_archive(prepared, Target::File(path.clone()), options, &budget, run)
         }

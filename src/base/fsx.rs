@@ -710,6 +710,13 @@ impl Dir {
             .map_err(|e| self.fail("open", name, e))
     }
 
+    /// Opens a file for reading.
+    pub fn open_for_reading(&self, name: &Path) -> Result<File> {
+        self.open_beneath(name, OFlags::RDONLY, Mode::empty())
+            .map(|fd| File::from_fd(fd, self.path.join(name)))
+            .map_err(|e| self.fail("open", name, e))
+    }
+
     /// Creates a directory and its missing parents; existing ones are fine.
     pub fn create_dirs(&self, name: &Path) -> Result<()> {
         let mut so_far = PathBuf::new();

@@ -46,6 +46,7 @@ pub fn answer(program: &Path, args: &[&str], time: Duration, cancel: &Cancel) ->
         without_env: &[],
         run_as: None,
         output: writer,
+        error: None,
     })?;
     let mut text = Vec::new();
     let begin = Instant::now();
@@ -94,8 +95,10 @@ pub struct Spawn<'a> {
     pub without_env: &'a [&'a str],
     /// User and group to change to; no supplementary groups then.
     pub run_as: Option<(u32, u32)>,
-    /// Standard output and standard error. The child keeps it open, so a lock on it lasts as long as the child.
+    /// Standard output, and standard error too unless `error` is given. The child keeps it open, so a lock on it lasts as long as the child.
     pub output: OwnedFd,
+    /// Standard error, if it goes elsewhere.
+    pub error: Option<OwnedFd>,
 }
 
 /// A child process. It has a process group of its own, so that a key at the terminal reaches only us and we decide.
@@ -111,7 +114,10 @@ impl Child {
     /// Starts a process.
     pub fn spawn(spawn: Spawn<'_>) -> Result<Self> {
         let fail = |e| Error::io("run", spawn.program, e);
-        let stderr = spawn.output.try_clone().map_err(fail)?;
+        let stderr = match spawn.error {
+            Some(error) => error,
+            None => spawn.output.try_clone().map_err(fail)?,
+        };
         let mut command = Command::new(spawn.program);
         command
             .args(spawn.args)
@@ -211,6 +217,7 @@ mod tests {
             without_env: &["HOME"],
             run_as: None,
             output: null(),
+            error: None,
         })
         .unwrap();
         let pid = Pid::from_child(&child.inner);

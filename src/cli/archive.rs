@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -13,11 +14,13 @@ use crate::archive::extract::{ExtractOptions, extract};
 use crate::archive::list::{Listing, Member, chain, list};
 use crate::archive::quick::verify_quick;
 use crate::archive::verify::verify;
-use crate::archive::{Access, Examined, ReadOptions};
+use crate::archive::{Access, Examined, ReadOptions, Stored};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
 use crate::cli::common::{Common, CompressArgs};
 use crate::cli::crypt::{DecryptArgs, EncryptArgs};
+use crate::cli::store::verify_stored;
+use crate::cli::store_args::StoreArgs;
 use crate::cli::{Summary, Verb};
 use crate::codec::{Decoders, decompressors};
 use crate::pipeline::demux::End;
@@ -32,6 +35,7 @@ pub(super) enum ArchiveVerbs {
     /// Store files and directories as one archive
     Create(CreateArgs),
     /// Take files out of an archive
+    #[command(visible_alias = "restore")]
     Extract(ExtractArgs),
     /// Tell what an archive holds
     List(ListArgs),
@@ -149,28 +153,45 @@ impl Verb for CreateArgs {
 #[derive(Debug, Args)]
 struct Source {
     /// Archive to read: a file, or `-` for standard input. One that is compressed as a whole (gzip, zstd, lz4, xz) is
-    /// recognised by its content
+    /// recognised by its content. Or a backup in a store: s3://BUCKET/PREFIX/NAME, a name in the store that --store
+    /// names, or its directory
     #[arg(value_name = "SOURCE", default_value = "-")]
     source: PathBuf,
+
+    #[command(flatten)]
+    store: Box<StoreArgs>,
 }
 
 impl Source {
     fn options(
         self,
         common: &Common,
-        decoders: Decoders,
-        keep_going: bool,
-        access: Access,
-    ) -> ReadOptions {
-        ReadOptions {
-            access,
+        how: ReadHow,
+        names: &[OsString],
+        run: &Run,
+    ) -> Result<ReadOptions> {
+        let stored = self.store.stored(&self.source, run)?;
+        let stored = stored.map(|backup| Stored {
+            from: Arc::new(backup),
+            names: names.to_vec(),
+        });
+        Ok(ReadOptions {
+            access: how.access,
             source: Some(self.source),
             memory: common.memory,
             parallel: common.parallel(),
-            decoders,
-            keep_going,
-        }
+            decoders: how.decoders,
+            keep_going: how.keep_going,
+            stored,
+        })
     }
+}
+
+/// What to do with what is read.
+struct ReadHow {
+    decoders: Decoders,
+    keep_going: bool,
+    access: Access,
 }
 
 /// What is taken off members.
@@ -251,6 +272,7 @@ for; `verify` checks all.
 Examples:
   ssh db1 xbpipe create -C /backup/full . | xbpipe extract -C /restore
   xbpipe extract -C /restore --decompress full.xb
+  xbpipe extract -C /restore --decompress s3://backups/db1/monday sakila
   xbpipe extract -C /tmp/x full.xb.gz sakila xtrabackup_info
   xbpipe extract -C /tmp/x --strip-components 1 --exclude '*.frm' full.xb 'sakila/*'"))]
 pub(super) struct ExtractArgs {
@@ -308,10 +330,15 @@ impl Verb for ExtractArgs {
             true => Access::Whole,
             false => Access::Members,
         };
+        let how = ReadHow {
+            decoders: self.decode.decoders(run)?,
+            keep_going: self.keep_going,
+            access,
+        };
         let options = ExtractOptions {
             read: self
                 .source
-                .options(&self.common, self.decode.decoders(run)?, self.keep_going, access),
+                .options(&self.common, how, &selection.names, run)?,
             directory: self.directory,
             selection,
             strip_components: self.strip_components,
@@ -382,11 +409,16 @@ impl Verb for ListArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
-        let access = Access::Structure;
+        let selection = self.chosen.selection();
+        let how = ReadHow {
+            decoders: self.decode.decoders(run)?,
+            keep_going: true,
+            access: Access::Structure,
+        };
         let options = self
             .source
-            .options(&self.common, self.decode.decoders(run)?, true, access);
-        let Listing { members, examined } = list(&options, &self.chosen.selection(), run)?;
+            .options(&self.common, how, &selection.names, run)?;
+        let Listing { members, examined } = list(&options, &selection, run)?;
         let Examined { name, outcome } = examined;
         let mut out = Vec::new();
         let mut bytes = 0;
@@ -482,6 +514,10 @@ pub(super) struct VerifyArgs {
     #[arg(long, conflicts_with_all = ["decompress", "exclude", "paths"])]
     quick: bool,
 
+    /// Of a backup in a store: 0 looks at its objects, 1 reads its index, 2 some of it, 3 all
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u8).range(0..=3))]
+    level: u8,
+
     #[command(flatten)]
     source: Source,
 
@@ -506,15 +542,27 @@ impl Verb for VerifyArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
+        if self.level < 3 {
+            let found = self.source.store.stored(&self.source.source, run)?;
+            let Some(backup) = found else {
+                return Err(Error::new(Kind::Usage, "--level is for backups in a store"));
+            };
+            return verify_stored(&backup, self.level, self.common.memory, self.json, run);
+        }
         let selection = self.chosen.selection();
         let access = if selection.is_everything() {
             Access::Whole
         } else {
             Access::Members
         };
+        let how = ReadHow {
+            decoders: self.decode.decoders(run)?,
+            keep_going: true,
+            access,
+        };
         let options = self
             .source
-            .options(&self.common, self.decode.decoders(run)?, true, access);
+            .options(&self.common, how, &selection.names, run)?;
         let Examined { name, outcome } = if self.quick {
             verify_quick(&options, run)?
         } else {
@@ -627,9 +675,12 @@ pub(super) struct CatArgs {
     #[command(flatten)]
     decode: Decode,
 
-    /// Archive to read: a file, or `-` for standard input
+    /// Archive to read: a file, `-` for standard input, or a backup in a store as for extract
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
+
+    #[command(flatten)]
+    store: Box<StoreArgs>,
 
     /// Leave out what matches; may be given several times
     #[arg(long, value_name = "PATTERN")]
@@ -659,13 +710,18 @@ impl Verb for CatArgs {
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
         let source = Source {
             source: self.source,
+            store: self.store,
         };
-        let access = Access::InOrder;
-        let options = source.options(&self.common, self.decode.decoders(run)?, false, access);
+        let how = ReadHow {
+            decoders: self.decode.decoders(run)?,
+            keep_going: false,
+            access: Access::InOrder,
+        };
         let selection = Selection {
             names: self.paths,
             exclude: self.exclude,
         };
+        let options = source.options(&self.common, how, &selection.names, run)?;
         let done = cat(&options, &selection, std::env::temp_dir(), run)?;
         Ok(Summary {
             files: done.files,
@@ -675,7 +731,7 @@ impl Verb for CatArgs {
 }
 
 /// Writes a result. A reader that has seen enough (`| head`) is no failure: everything was checked before this is called.
-fn print(bytes: &[u8]) -> Result<()> {
+pub(super) fn print(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

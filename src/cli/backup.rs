@@ -1,6 +1,7 @@
 //! The verb that talks to a server.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,7 +14,10 @@ use crate::base::units::ByteCount;
 use crate::cli::common::{Common, CompressArgs};
 use crate::cli::connect::ConnectArgs;
 use crate::cli::crypt::EncryptArgs;
+use crate::cli::store_args::StoreArgs;
 use crate::cli::{Summary, Verb};
+use crate::repository::cut::Shares;
+use crate::repository::{Location, NewBackup, name_of_now};
 use crate::server::session::{Server, Waits};
 
 #[derive(Debug, Args)]
@@ -27,9 +31,11 @@ Examples:
   xbpipe backup | ssh db2 xbpipe extract -C /restore
   xbpipe backup --compress zstd:3 --to /backup/monday.xb
   xbpipe backup --to /backup/monday
+  xbpipe backup --compress zstd:3 --to s3://backups/db1/
   xbpipe backup --socket /run/mysqld/mysqld.sock --user backup --password-file /etc/backup.pw | zstd > full.xb.zst")]
 pub(super) struct BackupArgs {
-    /// `-` for standard output, a new file named *.xb, *.xbstream or *.mbstream, or else an empty or new directory
+    /// `-` for standard output, a new file named *.xb, *.xbstream or *.mbstream, a name in a store (s3://BUCKET/PREFIX/NAME),
+    /// a store itself (with a slash at the end; the name is the time then), or else an empty or new directory
     #[arg(long, value_name = "DEST", default_value = "-")]
     to: PathBuf,
 
@@ -63,21 +69,48 @@ pub(super) struct BackupArgs {
     connect: ConnectArgs,
 
     #[command(flatten)]
+    store: Box<StoreArgs>,
+
+    #[command(flatten)]
     common: Common,
 }
 
 /// Suffixes that make a target a file.
 const ARCHIVE_SUFFIXES: [&str; 3] = ["xb", "xbstream", "mbstream"];
 
-fn destination(to: PathBuf) -> Destination {
+/// Where it goes, and what memory that leaves.
+fn destination(
+    to: PathBuf,
+    store: &StoreArgs,
+    memory: ByteCount,
+    run: &Run,
+) -> Result<(Destination, ByteCount)> {
     let suffix = to.extension().and_then(std::ffi::OsStr::to_str);
-    if to.as_os_str() == "-" {
-        Destination::Stdout
-    } else if suffix.is_some_and(|s| ARCHIVE_SUFFIXES.contains(&s)) {
+    let text = to.to_str().unwrap_or_default();
+    if text == "-" {
+        return Ok((Destination::Stdout, memory));
+    }
+    if text.starts_with("s3://") || text.ends_with('/') {
+        let mut location = Location::parse(text, "");
+        if location.name.is_empty() {
+            location.name = name_of_now();
+        }
+        let shares = Shares::new(memory)?;
+        let repository = store.open(&location.store, true, run)?;
+        run.monitor.info(format!("storing backup {location}"));
+        let place = NewBackup {
+            repository,
+            name: location.name,
+            memory,
+        };
+        return Ok((Destination::Sink(Arc::new(place)), shares.pipeline));
+    }
+    let destination = if suffix.is_some_and(|s| ARCHIVE_SUFFIXES.contains(&s)) {
         Destination::File(to)
     } else {
         Destination::Directory(to)
-    }
+    };
+    Ok((destination, memory))
 }
 
 impl Verb for BackupArgs {
@@ -99,10 +132,11 @@ impl Verb for BackupArgs {
         encoders.extend(self.encrypt.encoder(monitor)?);
         let connect = self.connect.resolve(monitor)?;
         let server = Server::new(connect, run.cancel.clone()).with_waits(waits);
+        let (destination, memory) = destination(self.to, &self.store, self.common.memory, run)?;
         let options = BackupOptions {
-            destination: destination(self.to),
+            destination,
             encoders,
-            memory: self.common.memory,
+            memory,
             parallel: self.common.parallel(),
             tmpdir: self.tmpdir,
             slave_info: self.slave_info,

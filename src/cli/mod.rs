@@ -13,6 +13,8 @@ mod old_names;
 mod prepare;
 mod report;
 mod restore;
+mod store;
+mod store_args;
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -54,6 +56,8 @@ enum Verbs {
     MoveBack(restore::MoveBackArgs),
     #[command(flatten)]
     Archive(archive::ArchiveVerbs),
+    #[command(flatten)]
+    Store(store::StoreVerbs),
     /// Make a key pair for encrypted backups
     Keygen(crypt::KeygenArgs),
     /// Make symbolic links to this program under the old names
@@ -71,6 +75,7 @@ impl Verbs {
             Self::CopyBack(args) => Box::new(args),
             Self::MoveBack(args) => Box::new(args),
             Self::Archive(verb) => verb.into_verb(),
+            Self::Store(verb) => verb.into_verb(),
             Self::Keygen(args) => Box::new(args),
             Self::Links(args) => Box::new(args),
             Self::As(args) => return Err(args),

@@ -1,5 +1,6 @@
 //! Where an archive comes from: a descriptor read into pooled buffers, an outer compression taken off on the way.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use std::task::{Context, Poll};
 
 use async_compression::tokio::bufread::{GzipDecoder, Lz4Decoder, XzDecoder, ZstdDecoder};
 use bytes::Bytes;
+use crossbeam_channel::Sender;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt as _, BufReader, ReadBuf};
 use tokio::runtime::Runtime;
 
@@ -17,6 +19,8 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
 use crate::base::monitor::{Counters, Monitor};
 use crate::base::pool::BufPool;
+use crate::base::run::Run;
+use crate::base::units::ByteCount;
 use crate::pipeline::output::enlarge_pipe;
 use crate::pipeline::source::{FileSource, ReadAt};
 
@@ -55,6 +59,24 @@ impl Outer {
     }
 }
 
+/// An archive that comes from elsewhere than a descriptor, piece by piece.
+pub trait Feed: Send {
+    /// The next bytes, empty at the end; `None` once `stop` is set.
+    fn next(&mut self, stop: &AtomicBool) -> Result<Option<Bytes>>;
+}
+
+/// A place that such an archive can be had from.
+pub trait OpenFeed: Send + Sync + std::fmt::Debug {
+    /// Begins to read it within `memory`: all of it, or at least what holds the files `names` and what is below them.
+    fn open(&self, names: &[OsString], memory: ByteCount, run: &Run) -> Result<Box<dyn Feed>>;
+
+    /// What to call it in messages.
+    fn name(&self) -> String;
+
+    /// What of `memory` is left for those who read.
+    fn memory_for_pipeline(&self, memory: ByteCount) -> Result<ByteCount>;
+}
+
 /// Reads an archive front to back.
 pub struct Input {
     reader: Reader,
@@ -66,12 +88,16 @@ pub struct Input {
     pool: BufPool,
     cancel: Cancel,
     monitor: Arc<dyn Monitor>,
+    /// Who else gets every byte.
+    tap: Option<Sender<Bytes>>,
 }
 
 enum Reader {
     /// A regular file.
     Ranges(Ranges),
     Stream(Stream),
+    /// From elsewhere.
+    Feed(Box<dyn Feed>),
 }
 
 /// What is only there once, in its order.
@@ -192,7 +218,29 @@ impl Input {
             pool,
             cancel: cancel.clone(),
             monitor,
+            tap: None,
         })
+    }
+
+    /// Reads what comes from elsewhere.
+    #[must_use]
+    pub fn from_feed(feed: Box<dyn Feed>, name: String, run: &Run) -> Self {
+        Self {
+            reader: Reader::Feed(feed),
+            name,
+            head: Vec::new(),
+            failed: None,
+            // It brings its own buffers.
+            pool: BufPool::new(1, 0),
+            cancel: run.cancel.clone(),
+            monitor: Arc::clone(&run.monitor),
+            tap: None,
+        }
+    }
+
+    /// Sends every byte that is read from now on to somebody else as well, in the same order.
+    pub fn tap(&mut self, tap: Sender<Bytes>) {
+        self.tap = Some(tap);
     }
 
     /// What to call this input in messages.
@@ -205,8 +253,9 @@ impl Input {
     #[must_use]
     pub fn source(&self) -> Option<Arc<dyn ReadAt>> {
         match &self.reader {
-            Reader::Ranges(ranges) => Some(Arc::clone(&ranges.source)),
-            Reader::Stream(_) => None,
+            // Whoever taps the input must see all of it.
+            Reader::Ranges(ranges) if self.tap.is_none() => Some(Arc::clone(&ranges.source)),
+            Reader::Ranges(_) | Reader::Stream(_) | Reader::Feed(_) => None,
         }
     }
 
@@ -226,6 +275,22 @@ impl Input {
 
     /// The next bytes, empty at the end; `None` once `stop` is set. A stream fills a whole buffer unless it ends.
     pub fn next_unless(&mut self, stop: &AtomicBool) -> Result<Option<Bytes>> {
+        let next = self.read_next(stop)?;
+        if let (Some(tap), Some(bytes)) = (&self.tap, &next) {
+            // Whoever listens no more has ended the run, or has failed and says so.
+            if !bytes.is_empty() && tap.send(bytes.clone()).is_err() {
+                self.cancel.check()?;
+                return Ok(None);
+            }
+        }
+        Ok(next)
+    }
+
+    fn read_next(&mut self, stop: &AtomicBool) -> Result<Option<Bytes>> {
+        // It brings buffers of its own.
+        if let Reader::Feed(feed) = &mut self.reader {
+            return feed.next(stop);
+        }
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -238,6 +303,7 @@ impl Input {
                 return Ok(Some(buf.freeze(n)));
             }
             Reader::Stream(stream) => stream,
+            Reader::Feed(_) => return Ok(None),
         };
         // Looking for an outer compression has read a few bytes ahead.
         let mut have = self.head.len();

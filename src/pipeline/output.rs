@@ -14,6 +14,7 @@ use crate::base::cancel::{Cancel, POLL_INTERVAL};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
 use crate::base::monitor::{Counters, Monitor};
+use crate::base::run::Run;
 use crate::pipeline::queue::{self, Found, SLICES_MAX};
 
 /// What pipes are enlarged to; the kernel's default limit for unprivileged users is 1 MiB.
@@ -22,9 +23,26 @@ const PIPE_LEN: usize = 1 << 20;
 /// How often an idle writer looks whether somebody still reads.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Takes a stream that goes elsewhere than to a descriptor. Dropped without [`ByteSink::commit`], it removes what it has taken.
+pub trait ByteSink: Send + std::fmt::Debug {
+    /// Takes the next bytes.
+    fn write(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// The stream is whole: what was taken may become visible.
+    fn commit(self: Box<Self>) -> Result<()>;
+}
+
+/// A place that streams can go to.
+pub trait OpenSink: Send + Sync + std::fmt::Debug {
+    /// Begins to write there.
+    fn open(&self, run: &Run) -> Result<Box<dyn ByteSink>>;
+}
+
 /// Where a stream goes.
 #[derive(Debug)]
 pub enum Target {
+    /// Elsewhere.
+    Sink(Box<dyn ByteSink>),
     /// Standard output.
     Stdout {
         /// Whether it may be a terminal.
@@ -41,19 +59,46 @@ pub struct Output {
     queue: queue::Sender,
     finished: Receiver<Result<Finished>>,
     cancel: Cancel,
+    /// Disconnected when the writer thread has cleaned up.
+    gone: Option<Receiver<()>>,
+}
+
+/// How long a run that fails waits for its target to be cleaned up.
+const CLEAN_UP_TIME: Duration = Duration::from_secs(8);
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some(gone) = self.gone.take() {
+            // The thread ends when nobody sends any more.
+            self.queue.hang_up();
+            // What it has written and nobody takes is cleaned up by whoever drops it.
+            drop(self.finished.recv_timeout(CLEAN_UP_TIME));
+            gone.recv_timeout(CLEAN_UP_TIME).ok();
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Finished {
-    fd: OwnedFd,
+    end: End,
     bytes: u64,
     rename: Option<(PathBuf, PathBuf)>,
+}
+
+/// The end of the line.
+#[derive(Debug)]
+enum End {
+    Fd(OwnedFd),
+    Sink(Box<dyn ByteSink>),
 }
 
 impl Output {
     /// Opens the target and starts the writer. An existing file is an error.
     pub fn open(target: Target, cancel: &Cancel, monitor: Arc<dyn Monitor>) -> Result<Self> {
         let (fd, name, rename) = match target {
+            Target::Sink(sink) => {
+                return Self::start(End::Sink(sink), PathBuf::new(), None, cancel, monitor);
+            }
             Target::Stdout { terminal } => {
                 let fd = dup(rustix::stdio::stdout(), "(standard output)")?;
                 if !terminal {
@@ -84,14 +129,30 @@ impl Output {
             }
         };
         enlarge_pipe(&fd);
+        Self::start(End::Fd(fd), name, rename, cancel, monitor)
+    }
+
+    fn start(
+        end: End,
+        name: PathBuf,
+        rename: Option<(PathBuf, PathBuf)>,
+        cancel: &Cancel,
+        monitor: Arc<dyn Monitor>,
+    ) -> Result<Self> {
         let (queue, messages) = queue::queue();
         let (done, finished) = bounded(1);
+        let (here, gone) = bounded::<()>(0);
+        let gone = matches!(end, End::Sink(_)).then_some(gone);
         let run_cancel = cancel.clone();
         // Not joined: a consumer that neither reads nor goes away must not keep an interrupted run from ending.
         std::thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || {
-                let result = write_loop(fd, &name, rename, &messages, monitor.counters());
+                let _here = here;
+                let result = match end {
+                    End::Fd(fd) => write_loop(fd, &name, rename, &messages, monitor.counters()),
+                    End::Sink(sink) => feed_loop(sink, &messages, &run_cancel),
+                };
                 if let Err(error) = &result {
                     run_cancel.fail(error);
                 }
@@ -103,6 +164,7 @@ impl Output {
             queue,
             finished,
             cancel: cancel.clone(),
+            gone,
         })
     }
 
@@ -119,7 +181,7 @@ impl Output {
 
     /// Waits until everything is written; a file is then synced and gets its name. Returns bytes written.
     pub fn finish(self) -> Result<u64> {
-        drop(self.queue);
+        self.queue.hang_up();
         let finished = loop {
             match self.finished.recv_timeout(POLL_INTERVAL) {
                 Ok(result) => break result?,
@@ -129,8 +191,16 @@ impl Output {
                 }
             }
         };
+        let fd = match finished.end {
+            End::Fd(fd) => fd,
+            End::Sink(sink) => {
+                self.cancel.check()?;
+                sink.commit()?;
+                return Ok(finished.bytes);
+            }
+        };
         if let Some((partial, path)) = &finished.rename {
-            rustix::fs::fsync(&finished.fd).map_err(|e| Error::io("sync", partial, e))?;
+            rustix::fs::fsync(&fd).map_err(|e| Error::io("sync", partial, e))?;
             self.cancel.check()?;
             fsx::rename(partial, path)?;
             if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -201,9 +271,39 @@ fn write_loop(
             Found::Bytes => {}
             Found::NothingYet if reader_is_gone(&fd) => return Err(gone(name, bytes)),
             Found::NothingYet => continue,
-            Found::End => return Ok(Finished { fd, bytes, rename }),
+            Found::End => {
+                let end = End::Fd(fd);
+                return Ok(Finished { end, bytes, rename });
+            }
         }
         bytes += write_all(&fd, name, &mut batch, bytes, counters)?;
+    }
+}
+
+fn feed_loop(
+    mut sink: Box<dyn ByteSink>,
+    messages: &queue::Receiver,
+    cancel: &Cancel,
+) -> Result<Finished> {
+    let mut bytes = 0;
+    let mut batch: Vec<Bytes> = Vec::with_capacity(SLICES_MAX);
+    loop {
+        match messages.take(&mut batch, IDLE_POLL_INTERVAL) {
+            Found::Bytes => {}
+            Found::NothingYet => continue,
+            Found::End => {
+                return Ok(Finished {
+                    end: End::Sink(sink),
+                    bytes,
+                    rename: None,
+                });
+            }
+        }
+        for piece in batch.drain(..) {
+            bytes += piece.len() as u64;
+            // Everybody hears of the cause before the sink takes its time to clean up.
+            sink.write(piece).inspect_err(|error| cancel.fail(error))?;
+        }
     }
 }
 

@@ -123,6 +123,13 @@ impl Sender {
     }
 }
 
+impl Sender {
+    /// No more will come.
+    pub(super) fn hang_up(&self) {
+        self.0.close();
+    }
+}
+
 impl Drop for Sender {
     fn drop(&mut self) {
         self.0.close();

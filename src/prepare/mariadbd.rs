@@ -277,6 +277,7 @@ impl Recovery<'_> {
             without_env: &FOREIGN_ENV,
             run_as: self.run_as,
             output: log.duplicate()?,
+            error: None,
         })?;
         let status = loop {
             let status = child.poll()?;

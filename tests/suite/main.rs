@@ -14,16 +14,22 @@ mod client;
 mod compare;
 #[path = "../support/ddl.rs"]
 mod ddl;
+#[path = "../support/fault_proxy.rs"]
+mod fault_proxy;
 #[path = "../support/job.rs"]
 mod job;
 #[path = "../support/raw_backup.rs"]
 mod raw_backup;
 #[path = "../support/replica.rs"]
 mod replica;
+#[path = "../support/s3_server.rs"]
+mod s3_server;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/session.rs"]
 mod session;
+#[path = "../support/store_wrappers.rs"]
+mod store_wrappers;
 mod tool;
 mod vec_file;
 #[path = "../support/workload.rs"]
@@ -59,11 +65,16 @@ mod option_files;
 mod prepare_kills;
 mod prepare_real;
 mod prepare_refusals;
+mod repository_writer;
 mod restore_real;
 mod server_locks;
 mod server_session;
 mod server_tls;
 mod spec;
+mod store_backups;
+mod store_conformance;
+mod store_faults;
+mod store_live;
 mod support_server;
 mod tidy;
 mod vectors;

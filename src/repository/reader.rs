@@ -1,0 +1,468 @@
+//! A backup in a store as the source of an archive: its parts, fetched several at a time, each checked, delivered in order.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use crate::base::cancel::{Cancel, POLL_INTERVAL};
+use crate::base::error::{Error, Kind, Result};
+use crate::base::monitor::{Counters, Monitor};
+use crate::base::pool::BufPool;
+use crate::base::run::Run;
+use crate::base::units::ByteCount;
+use crate::pipeline::input::{Feed, OpenFeed};
+use crate::repository::catalog::Repository;
+use crate::repository::cut::Shares;
+use crate::repository::index::{Line, Reader as IndexReader};
+use crate::repository::manifest::Manifest;
+use crate::store::{Class, PART_LEN_MIN, Shared};
+
+/// How often a range is fetched whose bytes are not those that were stored.
+const DAMAGED_ATTEMPTS_MAX: u32 = 3;
+
+/// Bytes of the index that are read at once.
+const INDEX_READ_LEN: u64 = PART_LEN_MIN;
+
+/// A backup in a store, opened for reading.
+#[derive(Debug, Clone)]
+pub struct StoredBackup {
+    repository: Repository,
+    name: String,
+    manifest: Manifest,
+}
+
+/// Bytes of one segment that are fetched at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// Segment.
+    pub segment: usize,
+    /// Where in it.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Their CRC-32, where the range is a whole part.
+    pub crc32: Option<u32>,
+}
+
+/// What the index says about the wanted files and about parts.
+#[derive(Debug, Default)]
+struct Plan {
+    /// CRC-32 of every part, in order.
+    parts: Vec<u32>,
+    /// Runs of wanted files as ranges of the archive.
+    runs: Vec<(u64, u64)>,
+    entangled: bool,
+}
+
+impl StoredBackup {
+    /// Reads the manifest.
+    pub fn open(repository: &Repository, name: &str) -> Result<Self> {
+        Ok(Self {
+            repository: repository.clone(),
+            name: name.to_owned(),
+            manifest: repository.manifest(name)?,
+        })
+    }
+
+    /// The manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What to call it in messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.repository.describe(&self.name)
+    }
+
+    pub(super) fn segment_key(&self, number: usize) -> String {
+        self.repository
+            .segment_key(&self.name, &self.manifest.run, number)
+    }
+
+    pub(super) fn index_key(&self) -> String {
+        self.repository.index_key(&self.name, &self.manifest.run)
+    }
+
+    pub(super) fn store(&self) -> Shared {
+        self.repository.store()
+    }
+
+    /// Reads the whole index, checks it, and keeps what concerns `wanted` files.
+    fn plan(&self, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Plan> {
+        let (key, index) = (self.index_key(), &self.manifest.index);
+        let store = self.store();
+        let mut plan = Plan::default();
+        let mut reader = IndexReader::default();
+        let mut crc = crc32fast::Hasher::new();
+        let (mut position, mut at) = (0, 0_u64);
+        // Files are numbered without gap.
+        let mut is_wanted: Vec<bool> = Vec::new();
+        let damaged = |e: Error| e.path(self.describe());
+        while position < index.len {
+            let len = (index.len - position).min(INDEX_READ_LEN);
+            let mut buf = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+            // Its checksum is all that matters.
+            store.read(&key, position, &mut buf, &mut 0, None)?;
+            crc.update(&buf);
+            reader
+                .push(&buf, &mut |line| {
+                    match line {
+                        Line::File(path) => is_wanted.push(wanted(&path)),
+                        Line::Run { file, len } => {
+                            let file = usize::try_from(file).unwrap_or(usize::MAX);
+                            if is_wanted.get(file).copied().unwrap_or(false) {
+                                match plan.runs.last_mut() {
+                                    Some((begin, have)) if *begin + *have == at => *have += len,
+                                    _ => plan.runs.push((at, len)),
+                                }
+                            }
+                            at += len;
+                        }
+                        Line::Part(crc) => plan.parts.push(crc),
+                        Line::Entangled => plan.entangled = true,
+                        Line::Header | Line::End { .. } => {}
+                    }
+                    Ok(())
+                })
+                .map_err(damaged)?;
+            position += len;
+        }
+        reader.finish().map_err(damaged)?;
+        let fits = crc.finalize() == index.crc()?
+            && at == self.manifest.archive.bytes
+            && plan.parts.len() as u64 == self.manifest.parts();
+        if !fits {
+            let what = "the index is not the one that the manifest describes";
+            return Err(damaged(Error::new(Kind::Checksum, what)));
+        }
+        Ok(plan)
+    }
+
+    /// Every part, in order.
+    pub fn parts(&self) -> Result<Vec<Range>> {
+        let plan = self.plan(&|_| false)?;
+        Ok(self.all_parts(&plan))
+    }
+
+    fn all_parts(&self, plan: &Plan) -> Vec<Range> {
+        let mut crcs = plan.parts.iter().copied();
+        let mut ranges = Vec::with_capacity(plan.parts.len());
+        for (segment, stored) in self.manifest.segments.iter().enumerate() {
+            let mut offset = 0;
+            while offset < stored.len {
+                let len = (stored.len - offset).min(self.manifest.part_len);
+                ranges.push(Range {
+                    segment,
+                    offset,
+                    len,
+                    crc32: crcs.next(),
+                });
+                offset += len;
+            }
+        }
+        ranges
+    }
+
+    /// The ranges that hold `names` and what is below them; all parts if there are none, if one of them is a pattern, or if
+    /// files depend on each other.
+    /// `r[repository.partial]`
+    pub fn ranges(&self, names: &[OsString]) -> Result<Vec<Range>> {
+        let wanted = |path: &[u8]| names.iter().any(|name| matches(path, name.as_bytes()));
+        let plan = self.plan(&wanted)?;
+        let pattern = |name: &OsString| name.as_bytes().iter().any(|b| b"*?[".contains(b));
+        if names.is_empty() || plan.entangled || names.iter().any(pattern) {
+            return Ok(self.all_parts(&plan));
+        }
+        let mut ranges = Vec::new();
+        let mut segment_begin = 0;
+        let mut runs = plan.runs.into_iter().peekable();
+        for (segment, stored) in self.manifest.segments.iter().enumerate() {
+            let segment_end = segment_begin + stored.len;
+            while let Some((mut at, mut len)) = runs.next_if(|run| run.0 < segment_end) {
+                while len > 0 && at < segment_end {
+                    let offset = at - segment_begin;
+                    let n = len.min(segment_end - at).min(self.manifest.part_len);
+                    ranges.push(Range {
+                        segment,
+                        offset,
+                        len: n,
+                        crc32: None,
+                    });
+                    at += n;
+                    len -= n;
+                }
+                if len > 0 {
+                    self.rest_of_run(&mut ranges, segment + 1, len);
+                }
+            }
+            segment_begin = segment_end;
+        }
+        Ok(ranges)
+    }
+
+    /// What a run holds beyond the end of a segment.
+    fn rest_of_run(&self, ranges: &mut Vec<Range>, from: usize, mut len: u64) {
+        for (segment, stored) in self.manifest.segments.iter().enumerate().skip(from) {
+            let mut offset = 0;
+            while len > 0 && offset < stored.len {
+                let n = len.min(stored.len - offset).min(self.manifest.part_len);
+                ranges.push(Range {
+                    segment,
+                    offset,
+                    len: n,
+                    crc32: None,
+                });
+                offset += n;
+                len -= n;
+            }
+        }
+    }
+
+    /// Fetches one range into `buf`, which is as long as it, and checks it.
+    pub fn fetch(&self, range: &Range, buf: &mut [u8]) -> Result<()> {
+        let key = self.segment_key(range.segment);
+        let mut etag = self
+            .manifest
+            .segments
+            .get(range.segment)
+            .map(|s| s.etag.as_str());
+        let store = self.store();
+        let mut attempts = 0;
+        loop {
+            let mut filled = 0;
+            match store.read(&key, range.offset, buf, &mut filled, etag) {
+                Ok(()) => {}
+                // Whoever copies objects from store to store changes their tags. The checksums know better.
+                Err(fault) if fault.class == Class::Changed && etag.is_some() => {
+                    etag = None;
+                    continue;
+                }
+                Err(fault) if matches!(fault.class, Class::NotFound | Class::Short) => {
+                    let what = format!("backup {} is not whole any more", self.describe());
+                    return Err(Error::new(Kind::Incomplete, what)
+                        .source(fault)
+                        .hint("something removed or replaced its objects; use another backup"));
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+            let found = crc32fast::hash(buf);
+            let Some(expected) = range.crc32.filter(|crc| *crc != found) else {
+                return Ok(());
+            };
+            // On the way, most likely: then it is another one the next time.
+            attempts += 1;
+            if attempts >= DAMAGED_ATTEMPTS_MAX {
+                let what = format!(
+                    "{} bytes have CRC-32 {found:08x} instead of {expected:08x} in",
+                    range.len
+                );
+                return Err(Error::new(Kind::Checksum, what)
+                    .path(format!("{}/{key}", self.store().url()))
+                    .at(range.offset)
+                    .hint("the object is damaged in the store; use another backup"));
+            }
+        }
+    }
+}
+
+/// Whether a stored path is what `name` asks for, with or without the suffixes of compression and encryption.
+fn matches(path: &[u8], name: &[u8]) -> bool {
+    let name = name.strip_prefix(b"./").unwrap_or(name);
+    let name = name.strip_suffix(b"/").unwrap_or(name);
+    let rest = path.strip_prefix(name);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || rest.starts_with(b"."))
+}
+
+impl OpenFeed for StoredBackup {
+    fn open(&self, names: &[OsString], memory: ByteCount, run: &Run) -> Result<Box<dyn Feed>> {
+        let ranges = self.ranges(names)?;
+        let total = ranges.iter().map(|r| r.len).sum();
+        Counters::set(&run.monitor.counters().total_bytes, total);
+        Ok(Box::new(StoredFeed::start(self, ranges, memory, run)?))
+    }
+
+    fn name(&self) -> String {
+        self.describe()
+    }
+
+    fn memory_for_pipeline(&self, memory: ByteCount) -> Result<ByteCount> {
+        Ok(Shares::new(memory)?.pipeline)
+    }
+}
+
+/// What was fetched and not yet asked for.
+#[derive(Debug, Default)]
+struct Window {
+    next_job: usize,
+    ready: BTreeMap<usize, Result<Bytes>>,
+}
+
+#[derive(Debug)]
+struct Fetching {
+    backup: StoredBackup,
+    ranges: Vec<Range>,
+    pool: BufPool,
+    window: Mutex<Window>,
+    filled: Condvar,
+    stop: AtomicBool,
+    /// The run's end is our end, too, but not the other way round.
+    cancel: Cancel,
+}
+
+impl Fetching {
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever has a buffer takes the next range, so the range that everybody waits for always has one.
+    fn work(&self) {
+        while !self.stop.load(Ordering::Acquire) {
+            let Ok(mut buf) = self.pool.get(&self.cancel) else {
+                return;
+            };
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            let job = {
+                let mut window = self.lock();
+                window.next_job += 1;
+                window.next_job - 1
+            };
+            let Some(range) = self.ranges.get(job) else {
+                return;
+            };
+            let len = usize::try_from(range.len).unwrap_or(usize::MAX);
+            let fetched = match buf.get_mut(..len) {
+                Some(room) => self.backup.fetch(range, room),
+                None => Err(Error::new(Kind::Failed, "a range is longer than a buffer")),
+            };
+            let fetched = fetched.map(|()| buf.freeze(len));
+            self.lock().ready.insert(job, fetched);
+            self.filled.notify_all();
+        }
+    }
+}
+
+/// The archive, or those ranges of it that matter.
+struct StoredFeed {
+    shared: Arc<Fetching>,
+    next: usize,
+    threads: Vec<JoinHandle<()>>,
+    monitor: Arc<dyn Monitor>,
+    run_cancel: Cancel,
+}
+
+impl StoredFeed {
+    fn start(
+        backup: &StoredBackup,
+        ranges: Vec<Range>,
+        memory: ByteCount,
+        run: &Run,
+    ) -> Result<Self> {
+        let shares = Shares::new(memory)?;
+        // Somebody with more memory may have written larger parts.
+        let part_len = ranges.iter().map(|r| r.len).max().unwrap_or(1);
+        let room = shares.part_len * shares.bufs as u64;
+        let bufs = usize::try_from(room / part_len.max(1)).unwrap_or(usize::MAX);
+        if bufs < 2 {
+            let what = format!(
+                "--memory {memory} is too little for a backup that was stored in parts of {}",
+                ByteCount(part_len)
+            );
+            return Err(Error::new(Kind::Usage, what).hint("give --memory 64M or more"));
+        }
+        let bufs = bufs.min(ranges.len().max(1));
+        let shared = Arc::new(Fetching {
+            backup: backup.clone(),
+            ranges,
+            pool: BufPool::new(bufs, usize::try_from(part_len).unwrap_or(usize::MAX)),
+            window: Mutex::default(),
+            filled: Condvar::new(),
+            stop: AtomicBool::new(false),
+            cancel: run.cancel.clone(),
+        });
+        let mut feed = Self {
+            shared: Arc::clone(&shared),
+            next: 0,
+            threads: Vec::new(),
+            monitor: Arc::clone(&run.monitor),
+            run_cancel: run.cancel.clone(),
+        };
+        for _ in 0..bufs {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new()
+                .name("fetch".to_owned())
+                .spawn(move || shared.work())
+                .map_err(|e| Error::new(Kind::Failed, "cannot start a fetch thread").source(e))?;
+            feed.threads.push(thread);
+        }
+        Ok(feed)
+    }
+}
+
+impl Feed for StoredFeed {
+    fn next(&mut self, stop: &AtomicBool) -> Result<Option<Bytes>> {
+        if self.next >= self.shared.ranges.len() {
+            return Ok(Some(Bytes::new()));
+        }
+        let mut window = self.shared.lock();
+        loop {
+            if let Some(fetched) = window.ready.remove(&self.next) {
+                drop(window);
+                self.next += 1;
+                let bytes = fetched?;
+                Counters::add(&self.monitor.counters().read_bytes, bytes.len() as u64);
+                return Ok(Some(bytes));
+            }
+            self.run_cancel.check()?;
+            if stop.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            let (next, _timeout) = self
+                .shared
+                .filled
+                .wait_timeout(window, POLL_INTERVAL)
+                .unwrap_or_else(PoisonError::into_inner);
+            window = next;
+        }
+    }
+}
+
+impl Drop for StoredFeed {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // Those that wait for a buffer get these.
+        self.shared.lock().ready.clear();
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // r[repository.partial]
+    #[test]
+    fn names_match_what_is_below_and_what_is_compressed() {
+        for (path, name) in [
+            ("db/t.ibd", "db/t.ibd"),
+            ("db/t.ibd.zst", "db/t.ibd"),
+            ("db/t.ibd", "db"),
+            ("db/t.ibd", "./db/"),
+        ] {
+            assert!(matches(path.as_bytes(), name.as_bytes()), "{path} {name}");
+        }
+        for (path, name) in [("db2/t", "db"), ("db/t", "db/t.ibd"), ("xdb/t", "db")] {
+            assert!(!matches(path.as_bytes(), name.as_bytes()), "{path} {name}");
+        }
+    }
+}

@@ -1,0 +1,728 @@
+//! Amazon S3 and whatever speaks its protocol, through Amazon's client library.
+
+mod answer;
+mod config;
+
+use std::future::Future;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, Delete,
+    ObjectIdentifier, RequestPayer, ServerSideEncryption,
+};
+use aws_smithy_types::base64;
+use bytes::Bytes;
+use tokio::runtime::{Handle, Runtime};
+
+pub use aws_sdk_s3::types::StorageClass;
+pub use config::{AccessKey, CustomerKey, Encryption, ObjectLock, S3Options};
+
+use super::fault::{Class, Fault};
+use super::{
+    Listed, Object, OpenUpload, Page, Part, Result, Store, Upload, UploadPage, check_key,
+    whole_crc, whole_len,
+};
+use crate::base::cancel::{Cancel, POLL_INTERVAL};
+use crate::base::error::{Error, Kind};
+use config::Connection;
+
+/// Slowest network that a part is waited for on, in bytes per second.
+const SLOWEST: u64 = 256 << 10;
+
+/// Completing an object of thousands of parts takes a store minutes.
+const COMPLETE_STALLS: u32 = 30;
+
+/// An interrupted run has little time to clean up.
+const ABORT_TIME: Duration = Duration::from_secs(3);
+
+const REMOVE: &str = "remove";
+
+/// Threads that carry the network.
+const NETWORK_THREADS: usize = 2;
+
+/// A bucket, or what is below a prefix in one.
+#[derive(Debug)]
+pub struct S3Store {
+    options: S3Options,
+    url: String,
+    connection: RwLock<Connection>,
+    cancel: Cancel,
+    handle: Handle,
+    /// Only gone while it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for S3Store {
+    fn drop(&mut self) {
+        // Connections that are still open have nothing to say any more.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl S3Store {
+    /// Makes a client and asks the bucket whether it is there, lets us in and where it is. A store that does not answer is no
+    /// failure yet.
+    pub fn open(options: S3Options, cancel: &Cancel) -> crate::base::error::Result<Self> {
+        let failed = |e| Error::new(Kind::Failed, "cannot start the network threads").source(e);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(NETWORK_THREADS)
+            .thread_name("network")
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        let connection = runtime.block_on(config::connect(&options, None))?;
+        let mut url = format!("s3://{}", options.bucket);
+        if !options.prefix.is_empty() {
+            url.push('/');
+            url.push_str(&options.prefix);
+        }
+        let store = Self {
+            options,
+            url,
+            connection: RwLock::new(connection),
+            cancel: cancel.clone(),
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        };
+        store.probe()?;
+        Ok(store)
+    }
+
+    /// Lists one object: the cheapest request whose refusal comes with a reason.
+    fn probe(&self) -> crate::base::error::Result<()> {
+        const METHOD: &str = "list";
+        let connection = self.connection();
+        let request = connection
+            .client
+            .list_objects_v2()
+            .bucket(&self.options.bucket)
+            .prefix(self.full(""))
+            .max_keys(1)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        let region = self.wait(METHOD, "", self.short(), async {
+            let Err(error) = request.send().await else {
+                return Ok(None);
+            };
+            let region = answer::answer(&error).and_then(|a| a.bucket_region());
+            match region.filter(|region| *region != connection.region) {
+                Some(region) if connection.region_guessed => Ok(Some(region)),
+                Some(region) => {
+                    let what = format!(
+                        "the bucket {:?} is in region {region}, not in {}",
+                        self.options.bucket, connection.region
+                    );
+                    let hint = format!("use --region {region}, or leave the region out");
+                    Err(Fault::new(Class::Refused, METHOD, self.url(), what).hint(hint))
+                }
+                None => Err(self.fault(METHOD, self.url(), &error)),
+            }
+        });
+        match region {
+            Ok(None) => Ok(()),
+            Ok(Some(region)) => {
+                let connected = self.block_on(config::connect(&self.options, Some(&region)))?;
+                self.set_connection(connected);
+                Ok(())
+            }
+            // Whoever comes next tries again.
+            Err(fault) if fault.class.is_worth_retrying() => Ok(()),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    fn connection(&self) -> Connection {
+        self.connection
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_connection(&self, connection: Connection) {
+        *self
+            .connection
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = connection;
+    }
+
+    fn client(&self) -> Client {
+        self.connection().client
+    }
+
+    /// The key in the bucket.
+    fn full(&self, key: &str) -> String {
+        if self.options.prefix.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}/{key}", self.options.prefix)
+        }
+    }
+
+    /// The key relative to our root.
+    fn own(&self, full: &str) -> Option<String> {
+        let rest = full.strip_prefix(&self.options.prefix)?;
+        let rest = match self.options.prefix.as_str() {
+            "" => rest,
+            _ => rest.strip_prefix('/')?,
+        };
+        Some(rest.to_owned())
+    }
+
+    fn payer(&self) -> Option<RequestPayer> {
+        self.options
+            .requester_pays
+            .then_some(RequestPayer::Requester)
+    }
+
+    fn owner(&self) -> Option<String> {
+        self.options.expected_bucket_owner.clone()
+    }
+
+    /// Algorithm, key and digest of the key, where the customer has one.
+    fn customer_key(&self) -> (Option<String>, Option<String>, Option<String>) {
+        match &self.options.encryption {
+            Some(Encryption::Customer(key)) => (
+                Some("AES256".to_owned()),
+                Some(key.key.clone()),
+                Some(key.md5.clone()),
+            ),
+            _ => (None, None, None),
+        }
+    }
+
+    /// Algorithm and key id, where the store has the key.
+    fn store_key(&self) -> (Option<ServerSideEncryption>, Option<String>) {
+        match &self.options.encryption {
+            Some(Encryption::Store) => (Some(ServerSideEncryption::Aes256), None),
+            Some(Encryption::Kms(id)) => (Some(ServerSideEncryption::AwsKms), id.clone()),
+            Some(Encryption::Customer(_)) | None => (None, None),
+        }
+    }
+
+    /// Payload that TLS protects need not be hashed for the signature; its CRC goes along.
+    fn unsigned(&self) -> bool {
+        self.connection().https && self.options.checksums
+    }
+
+    fn crc(&self, crc32: u32) -> Option<String> {
+        self.options
+            .checksums
+            .then(|| base64::encode(crc32.to_be_bytes()))
+    }
+
+    /// How long a call that moves little may take.
+    fn short(&self) -> Duration {
+        self.options.stall.saturating_mul(2)
+    }
+
+    /// How long `len` bytes may take.
+    fn long(&self, len: u64) -> Duration {
+        self.short() + Duration::from_secs(len / SLOWEST)
+    }
+
+    fn fault<E>(&self, method: &'static str, key: &str, error: &SdkError<E, HttpResponse>) -> Fault
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        answer::fault(method, key, &self.options.bucket, error)
+    }
+
+    /// One batch of removals.
+    async fn removed(&self, keys: &[String]) -> Result<()> {
+        const METHOD: &str = REMOVE;
+        let Some(first) = keys.first() else {
+            return Ok(());
+        };
+        let fail = |what: String| refused(METHOD, first, what);
+        let mut objects = Vec::with_capacity(keys.len());
+        for key in keys {
+            check_key(key).map_err(|e| refused(METHOD, key, e))?;
+            let object = ObjectIdentifier::builder().key(self.full(key)).build();
+            objects.push(object.map_err(|e| fail(e.to_string()))?);
+        }
+        let batch = Delete::builder().set_objects(Some(objects)).quiet(true);
+        let batch = batch.build().map_err(|e| fail(e.to_string()))?;
+        let request = self
+            .client()
+            .delete_objects()
+            .bucket(&self.options.bucket)
+            .delete(batch)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        let deleted = request.send().await;
+        let deleted = deleted.map_err(|e| self.fault(METHOD, first, &e))?;
+        for error in deleted.errors() {
+            let told = answer::Answer {
+                code: error.code().unwrap_or_default().to_owned(),
+                message: error.message().unwrap_or_default().to_owned(),
+                ..answer::Answer::default()
+            };
+            let key = error.key().and_then(|k| self.own(k)).unwrap_or_default();
+            let fault = answer::told(METHOD, &key, &self.options.bucket, &told);
+            if fault.class != Class::NotFound {
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.handle.block_on(future)
+    }
+
+    /// Waits for an answer, the end of the run, or too long.
+    fn wait<T>(
+        &self,
+        method: &'static str,
+        key: &str,
+        time: Duration,
+        future: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let ended = async {
+            loop {
+                if let Err(error) = self.cancel.check() {
+                    return error;
+                }
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+        };
+        self.block_on(async {
+            tokio::select! {
+                biased;
+                done = tokio::time::timeout(time, future) => {
+                    done.unwrap_or_else(|_elapsed| Err(late(method, key, time)))
+                }
+                error = ended => Err(Fault::interrupted(method, key, &error)),
+            }
+        })
+    }
+}
+
+fn late(method: &'static str, key: &str, time: Duration) -> Fault {
+    let what = format!("no answer in {:.1} s", time.as_secs_f64());
+    Fault::new(Class::Transient, method, key, what)
+}
+
+/// CRC-32 of a whole object as stores tell it; that of a composite is none.
+fn told_crc(text: Option<&str>, kind: Option<&ChecksumType>) -> Option<u32> {
+    if kind == Some(&ChecksumType::Composite) {
+        return None;
+    }
+    let bytes = base64::decode(text?).ok()?;
+    Some(u32::from_be_bytes(bytes.try_into().ok()?))
+}
+
+fn refused(method: &'static str, key: &str, what: impl Into<String>) -> Fault {
+    Fault::new(Class::Refused, method, key, what)
+}
+
+impl Store for S3Store {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn put(&self, key: &str, body: Bytes, only_new: bool) -> Result<Object> {
+        const METHOD: &str = "put";
+        check_key(key).map_err(|e| refused(METHOD, key, e))?;
+        let len = body.len() as u64;
+        let crc32 = crc32fast::hash(&body);
+        let (algorithm, customer_key, customer_md5) = self.customer_key();
+        let (encryption, kms_key) = self.store_key();
+        let lock = self.options.object_lock.clone();
+        let request = self
+            .client()
+            .put_object()
+            .bucket(&self.options.bucket)
+            .key(self.full(key))
+            .set_checksum_crc32(self.crc(crc32))
+            .set_if_none_match(only_new.then(|| "*".to_owned()))
+            .set_server_side_encryption(encryption)
+            .set_ssekms_key_id(kms_key)
+            .set_sse_customer_algorithm(algorithm)
+            .set_sse_customer_key(customer_key)
+            .set_sse_customer_key_md5(customer_md5)
+            .set_tagging(self.options.tagging.clone())
+            .set_object_lock_mode(lock.as_ref().map(|l| l.mode.clone()))
+            .set_object_lock_retain_until_date(lock.map(|l| l.until))
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner())
+            .body(ByteStream::from(body));
+        self.wait(METHOD, key, self.long(len), async {
+            let sent = if self.unsigned() {
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let sent = sent.map_err(|e| self.fault(METHOD, key, &e))?;
+            Ok(Object {
+                len,
+                etag: sent.e_tag().unwrap_or_default().to_owned(),
+                crc32: told_crc(sent.checksum_crc32(), sent.checksum_type()),
+            })
+        })
+    }
+
+    fn create_upload(&self, key: &str) -> Result<Upload> {
+        const METHOD: &str = "begin the upload of";
+        check_key(key).map_err(|e| refused(METHOD, key, e))?;
+        let (algorithm, customer_key, customer_md5) = self.customer_key();
+        let (encryption, kms_key) = self.store_key();
+        let lock = self.options.object_lock.clone();
+        let checked = self.options.checksums;
+        let request = self
+            .client()
+            .create_multipart_upload()
+            .bucket(&self.options.bucket)
+            .key(self.full(key))
+            .set_checksum_algorithm(checked.then_some(ChecksumAlgorithm::Crc32))
+            .set_checksum_type(checked.then_some(ChecksumType::FullObject))
+            .set_server_side_encryption(encryption)
+            .set_ssekms_key_id(kms_key)
+            .set_sse_customer_algorithm(algorithm)
+            .set_sse_customer_key(customer_key)
+            .set_sse_customer_key_md5(customer_md5)
+            .set_storage_class(self.options.storage_class.clone())
+            .set_tagging(self.options.tagging.clone())
+            .set_object_lock_mode(lock.as_ref().map(|l| l.mode.clone()))
+            .set_object_lock_retain_until_date(lock.map(|l| l.until))
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        self.wait(METHOD, key, self.short(), async {
+            let created = request.send().await;
+            let created = created.map_err(|e| self.fault(METHOD, key, &e))?;
+            let id = created
+                .upload_id()
+                .ok_or_else(|| refused(METHOD, key, "the store does not name the upload"))?;
+            Ok(Upload {
+                key: key.to_owned(),
+                id: id.to_owned(),
+            })
+        })
+    }
+
+    fn put_part(&self, upload: &Upload, part: &Part, body: Bytes) -> Result<Part> {
+        const METHOD: &str = "put";
+        let key = &upload.key;
+        if body.len() as u64 != part.len {
+            return Err(refused(METHOD, key, "a part is not as long as announced"));
+        }
+        let (algorithm, customer_key, customer_md5) = self.customer_key();
+        let number = i32::try_from(part.number)
+            .map_err(|_| refused(METHOD, key, "the number of the part is too large"))?;
+        let request = self
+            .client()
+            .upload_part()
+            .bucket(&self.options.bucket)
+            .key(self.full(key))
+            .upload_id(&upload.id)
+            .part_number(number)
+            .set_checksum_crc32(self.crc(part.crc32))
+            .set_sse_customer_algorithm(algorithm)
+            .set_sse_customer_key(customer_key)
+            .set_sse_customer_key_md5(customer_md5)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner())
+            .body(ByteStream::from(body));
+        self.wait(METHOD, key, self.long(part.len), async {
+            let sent = if self.unsigned() {
+                request.customize().disable_payload_signing().send().await
+            } else {
+                request.send().await
+            };
+            let sent = sent.map_err(|e| self.fault(METHOD, key, &e))?;
+            let etag = sent
+                .e_tag()
+                .ok_or_else(|| refused(METHOD, key, "the store does not name the part"))?;
+            Ok(Part {
+                etag: etag.to_owned(),
+                ..part.clone()
+            })
+        })
+    }
+
+    // r[repository.crc.declared]
+    fn complete(&self, upload: &Upload, parts: &[Part]) -> Result<Object> {
+        const METHOD: &str = "complete";
+        let key = &upload.key;
+        super::check_parts(parts).map_err(|e| refused(METHOD, key, e))?;
+        let completed = parts.iter().map(|part| {
+            CompletedPart::builder()
+                .set_part_number(i32::try_from(part.number).ok())
+                .e_tag(&part.etag)
+                .set_checksum_crc32(self.crc(part.crc32))
+                .build()
+        });
+        let completed = CompletedMultipartUpload::builder()
+            .set_parts(Some(completed.collect()))
+            .build();
+        let (algorithm, customer_key, customer_md5) = self.customer_key();
+        let (len, crc32) = (whole_len(parts), whole_crc(parts));
+        let checked = self.options.checksums;
+        let request = self
+            .client()
+            .complete_multipart_upload()
+            .bucket(&self.options.bucket)
+            .key(self.full(key))
+            .upload_id(&upload.id)
+            .multipart_upload(completed)
+            .set_checksum_crc32(self.crc(crc32))
+            .set_checksum_type(checked.then_some(ChecksumType::FullObject))
+            .set_mpu_object_size(if checked {
+                i64::try_from(len).ok()
+            } else {
+                None
+            })
+            .set_sse_customer_algorithm(algorithm)
+            .set_sse_customer_key(customer_key)
+            .set_sse_customer_key_md5(customer_md5)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        let time = self.options.stall.saturating_mul(COMPLETE_STALLS);
+        self.wait(METHOD, key, time, async {
+            let done = request.send().await;
+            let done = done.map_err(|e| self.fault(METHOD, key, &e))?;
+            let told = told_crc(done.checksum_crc32(), done.checksum_type());
+            if told.is_some_and(|told| told != crc32) {
+                let what = "the store has put together something else than was sent";
+                return Err(Fault::new(Class::Refused, METHOD, key, what));
+            }
+            Ok(Object {
+                len,
+                etag: done.e_tag().unwrap_or_default().to_owned(),
+                crc32: told,
+            })
+        })
+    }
+
+    fn abort(&self, upload: &Upload) -> Result<()> {
+        const METHOD: &str = "abort the upload of";
+        let request = self
+            .client()
+            .abort_multipart_upload()
+            .bucket(&self.options.bucket)
+            .key(self.full(&upload.key))
+            .upload_id(&upload.id)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        // Not `wait`: this is what an interrupted run has left to do.
+        let sent = self.block_on(async { tokio::time::timeout(ABORT_TIME, request.send()).await });
+        let fault = match sent {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => self.fault(METHOD, &upload.key, &error),
+            Err(_elapsed) => late(METHOD, &upload.key, ABORT_TIME),
+        };
+        match fault.class {
+            Class::NotFound => Ok(()),
+            _ => Err(fault),
+        }
+    }
+
+    fn head(&self, key: &str) -> Result<Object> {
+        const METHOD: &str = "look at";
+        check_key(key).map_err(|e| refused(METHOD, key, e))?;
+        let (algorithm, customer_key, customer_md5) = self.customer_key();
+        let request = self
+            .client()
+            .head_object()
+            .bucket(&self.options.bucket)
+            .key(self.full(key))
+            .set_checksum_mode(self.options.checksums.then_some(ChecksumMode::Enabled))
+            .set_sse_customer_algorithm(algorithm)
+            .set_sse_customer_key(customer_key)
+            .set_sse_customer_key_md5(customer_md5)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        self.wait(METHOD, key, self.short(), async {
+            let head = request.send().await;
+            let head = head.map_err(|e| self.fault(METHOD, key, &e))?;
+            Ok(Object {
+                len: u64::try_from(head.content_length().unwrap_or(0)).unwrap_or(0),
+                etag: head.e_tag().unwrap_or_default().to_owned(),
+                crc32: told_crc(head.checksum_crc32(), head.checksum_type()),
+            })
+        })
+    }
+
+    fn read(
+        &self,
+        key: &str,
+        offset: u64,
+        buf: &mut [u8],
+        filled: &mut usize,
+        etag: Option<&str>,
+    ) -> Result<()> {
+        const METHOD: &str = "read";
+        check_key(key).map_err(|e| refused(METHOD, key, e))?;
+        if *filled >= buf.len() {
+            return Ok(());
+        }
+        let (algorithm, customer_key, customer_md5) = self.customer_key();
+        let (first, last) = (
+            offset + *filled as u64,
+            offset + (buf.len() as u64).saturating_sub(1),
+        );
+        let request = self
+            .client()
+            .get_object()
+            .bucket(&self.options.bucket)
+            .key(self.full(key))
+            .range(format!("bytes={first}-{last}"))
+            .set_if_match(etag.map(str::to_owned))
+            .set_sse_customer_algorithm(algorithm)
+            .set_sse_customer_key(customer_key)
+            .set_sse_customer_key_md5(customer_md5)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        let stall = self.options.stall;
+        let len = buf.len() as u64;
+        self.wait(METHOD, key, self.long(len), async {
+            let answered = tokio::time::timeout(stall, request.send()).await;
+            let answered = answered.map_err(|_elapsed| late(METHOD, key, stall))?;
+            let got = answered.map_err(|e| self.fault(METHOD, key, &e))?;
+            // A store that ignores ranges would fill the buffer with something else.
+            let begins = got
+                .content_range()
+                .and_then(|range| range.strip_prefix("bytes "))
+                .and_then(|range| range.split_once('-'))
+                .and_then(|(begin, _)| begin.parse::<u64>().ok());
+            if begins != Some(first) {
+                let what = "the store does not answer with the range that was asked for";
+                return Err(refused(METHOD, key, what));
+            }
+            if let (Some(wanted), Some(found)) = (etag, got.e_tag()) {
+                // Not every store minds the condition.
+                if wanted != found {
+                    let what = "it has changed meanwhile";
+                    return Err(Fault::new(Class::Changed, METHOD, key, what));
+                }
+            }
+            let mut body = got.body;
+            while *filled < buf.len() {
+                let next = tokio::time::timeout(stall, body.next()).await;
+                let next = next.map_err(|_elapsed| late(METHOD, key, stall))?;
+                let Some(piece) = next else {
+                    return Err(Fault::new(Class::Short, METHOD, key, "it ends too early"));
+                };
+                let piece = piece
+                    .map_err(|e| Fault::new(Class::Transient, METHOD, key, answer::story(&e)))?;
+                let room = buf.get_mut(*filled..).unwrap_or_default();
+                let n = piece.len().min(room.len());
+                if let (Some(to), Some(from)) = (room.get_mut(..n), piece.get(..n)) {
+                    to.copy_from_slice(from);
+                    *filled += n;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn list(&self, prefix: &str, by_directory: bool, from: Option<&str>) -> Result<Page> {
+        const METHOD: &str = "list";
+        let request = self
+            .client()
+            .list_objects_v2()
+            .bucket(&self.options.bucket)
+            .prefix(self.full(prefix))
+            .set_delimiter(by_directory.then(|| "/".to_owned()))
+            .set_continuation_token(from.map(str::to_owned))
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        self.wait(METHOD, prefix, self.short(), async {
+            let listed = request.send().await;
+            let listed = listed.map_err(|e| self.fault(METHOD, prefix, &e))?;
+            let objects = listed.contents().iter().filter_map(|object| {
+                Some(Listed {
+                    key: self.own(object.key()?)?,
+                    len: u64::try_from(object.size().unwrap_or(0)).unwrap_or(0),
+                    modified: object.last_modified().map_or(0, |t| t.secs()),
+                })
+            });
+            let prefixes = listed.common_prefixes().iter();
+            Ok(Page {
+                objects: objects.collect(),
+                prefixes: prefixes.filter_map(|p| self.own(p.prefix()?)).collect(),
+                next: listed
+                    .is_truncated()
+                    .unwrap_or(false)
+                    .then(|| listed.next_continuation_token().map(str::to_owned))
+                    .flatten(),
+            })
+        })
+    }
+
+    fn delete(&self, keys: &[String]) -> Result<()> {
+        let first = keys.first().map_or("", String::as_str);
+        self.wait(REMOVE, first, self.short(), self.removed(keys))
+    }
+
+    fn discard(&self, keys: &[String]) -> Result<()> {
+        let first = keys.first().map_or("", String::as_str);
+        // Not `wait`: this is what an interrupted run has left to do.
+        let removed = async { tokio::time::timeout(ABORT_TIME, self.removed(keys)).await };
+        self.block_on(removed)
+            .unwrap_or_else(|_elapsed| Err(late(REMOVE, first, ABORT_TIME)))
+    }
+
+    fn uploads(&self, prefix: &str, from: Option<&str>) -> Result<UploadPage> {
+        const METHOD: &str = "list the uploads of";
+        let (key_marker, id_marker) = from
+            .and_then(|from| from.split_once('\n'))
+            .map_or((None, None), |(key, id)| {
+                (Some(key.to_owned()), Some(id.to_owned()))
+            });
+        let request = self
+            .client()
+            .list_multipart_uploads()
+            .bucket(&self.options.bucket)
+            .prefix(self.full(prefix))
+            .set_key_marker(key_marker)
+            .set_upload_id_marker(id_marker)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner());
+        self.wait(METHOD, prefix, self.short(), async {
+            let listed = request.send().await;
+            let listed = listed.map_err(|e| self.fault(METHOD, prefix, &e))?;
+            let uploads = listed.uploads().iter().filter_map(|upload| {
+                Some(OpenUpload {
+                    upload: Upload {
+                        key: self.own(upload.key()?)?,
+                        id: upload.upload_id()?.to_owned(),
+                    },
+                    started: upload.initiated().map_or(0, |t| t.secs()),
+                })
+            });
+            let next = (listed.next_key_marker(), listed.next_upload_id_marker());
+            Ok(UploadPage {
+                uploads: uploads.collect(),
+                next: match next {
+                    (Some(key), Some(id)) if listed.is_truncated().unwrap_or(false) => {
+                        Some(format!("{key}\n{id}"))
+                    }
+                    _ => None,
+                },
+            })
+        })
+    }
+
+    fn refresh(&self) -> Result<()> {
+        let region = self.connection().region;
+        let connected = self.block_on(config::connect(&self.options, Some(&region)));
+        let connected = connected.map_err(|e| {
+            Fault::new(
+                Class::Expired,
+                "read the credentials for",
+                self.url(),
+                e.to_string(),
+            )
+        })?;
+        self.set_connection(connected);
+        Ok(())
+    }
+}
