@@ -94,7 +94,7 @@ fn events_of_a_run_have_the_fields_of_the_document() {
 fn help_is_short_and_help_of_a_verb_is_complete() {
     let help = run(xbpipe(["--help"]), b"").expect(0);
     assert!(
-        help.err.is_empty() && help.text().lines().count() < 30,
+        help.err.is_empty() && help.text().lines().count() < 40,
         "{}",
         help.text()
     );

@@ -60,8 +60,8 @@ fn to_ceph_and_back() {
     }
     let dir = scratch();
     let target = dir.path().join("restored");
-    let mut command = into_s3(xbpipe(["restore", "--decompress", "-C"]), &endpoint);
-    command.arg(&target).arg(&at);
+    let mut command = into_s3(xbpipe(["restore", "--decompress"]), &endpoint);
+    command.arg("-C").arg(&target).arg(&at);
     run(command, b"").expect(0);
     restores(&server, &target, &[]);
 
