@@ -87,7 +87,7 @@ impl Facts {
     pub(super) fn backup(&self) -> Option<BackupFacts> {
         let text = |names: [&str; 2]| {
             let kept = names.iter().find_map(|name| self.kept.get(name))?;
-            plain(kept)
+            plain(names[0], kept)
         };
         let [a, b, c, d] = KEPT;
         let checkpoints = Checkpoints::parse(&text([a, b])?).ok()?;
@@ -104,7 +104,7 @@ impl Facts {
 }
 
 /// The content without its compression; `None` if that is none we know.
-fn plain(kept: &Kept) -> Option<Vec<u8>> {
+fn plain(name: &str, kept: &Kept) -> Option<Vec<u8>> {
     if kept.suffix.is_empty() {
         return Some(kept.bytes.clone());
     }
@@ -112,7 +112,7 @@ fn plain(kept: &Kept) -> Option<Vec<u8>> {
     let decoder = decoders
         .iter()
         .find(|d| d.suffix().as_bytes() == kept.suffix)?;
-    let mut splitter = decoder.begin();
+    let mut splitter = decoder.begin(name.as_bytes());
     let mut out = Vec::new();
     // Where the unit at hand begins, and how far it was looked at.
     let (mut begin, mut seen) = (0, 0);
