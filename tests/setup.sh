@@ -11,8 +11,10 @@ xbpipe_missing_packages() {
         radosgw:radosgw ceph-mon:ceph-mon ceph-osd:ceph-osd; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done | sort -u
-    # A server without it has no such file anywhere; one that is not Debian's has its plugins elsewhere.
-    [ -e /usr/lib/mysql/plugin/provider_lz4.so ] || echo mariadb-plugin-provider-lz4
+    # Debian has this plugin of the server in a package of its own; elsewhere it may lie anywhere.
+    if command -v apt-get >/dev/null && [ ! -e /usr/lib/mysql/plugin/provider_lz4.so ]; then
+        echo mariadb-plugin-provider-lz4
+    fi
 }
 
 xbpipe_setup() {
