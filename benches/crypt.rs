@@ -95,7 +95,7 @@ fn decryption(encoder: &dyn Encoder, decoder: &dyn Decoder) -> f64 {
     })
 }
 
-fn main() {
+fn main() -> std::process::ExitCode {
     let what = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let key = Key::new(&[9; 32]).unwrap();
     let identity = Identity::generate().unwrap();
@@ -107,14 +107,11 @@ fn main() {
         Some("age-encrypt") => encryption(&age),
         Some("age-decrypt") => decryption(&age, &AgeDecoder::new(vec![identity].into())),
         _ => {
-            eprint_usage();
-            std::process::exit(2);
+            let names = "xbcrypt-encrypt, xbcrypt-decrypt, age-encrypt or age-decrypt";
+            writeln!(std::io::stderr(), "which: {names}").unwrap();
+            return 2.into();
         }
     };
     writeln!(std::io::stdout(), "{:.0}", result / 1e6).unwrap();
-}
-
-fn eprint_usage() {
-    let names = "xbcrypt-encrypt, xbcrypt-decrypt, age-encrypt or age-decrypt";
-    writeln!(std::io::stderr(), "which: {names}").unwrap();
+    0.into()
 }
