@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use zeroize::Zeroizing;
 
 use crate::base::cancel::{Cancel, POLL_INTERVAL};
 use crate::base::error::{Error, Kind, Result};
@@ -425,58 +424,6 @@ pub fn read_small(path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>> {
     let n = file.read_at(&mut bytes, 0)?;
     bytes.truncate(n);
     Ok(bytes)
-}
-
-/// Reads a file that holds a secret whole, a pipe too; longer than `limit` bytes is an error. Its bytes are cleared when dropped.
-/// The other value tells whether it is a regular file that every user of the system may read.
-pub fn read_secret(path: impl AsRef<Path>, limit: u64) -> Result<(Zeroizing<Vec<u8>>, bool)> {
-    let path = path.as_ref();
-    let file = File::open(path)?;
-    let stat = file.stat()?;
-    // Full length from the start: a buffer that grows leaves copies behind.
-    let len = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut bytes = Zeroizing::new(vec![0; len.saturating_add(1)]);
-    let mut filled = 0;
-    loop {
-        let n = file.read(bytes.get_mut(filled..).unwrap_or_default())?;
-        if n == 0 {
-            break;
-        }
-        filled += n;
-    }
-    if filled > len {
-        return Err(Error::new(
-            Kind::Failed,
-            format!("file of keys is longer than {limit} bytes:"),
-        )
-        .path(path));
-    }
-    bytes.truncate(filled);
-    Ok((bytes, stat.mode & 0o170_004 == 0o100_004))
-}
-
-/// Creates a file that holds a secret, readable by its owner alone, and makes it durable; an existing file is an error.
-pub fn write_secret(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let path = path.as_ref();
-    let inner = fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| Error::io("create", path, e))?;
-    let file = File {
-        inner,
-        path: path.to_path_buf(),
-    };
-    let written = file.write_all_at(bytes, 0).and_then(|()| file.sync());
-    if let Err(error) = written {
-        // Half a key is of no use to anybody, and would be in the way.
-        remove_file(path).ok();
-        return Err(error);
-    }
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-    sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
 /// Writes a small file whole under a temporary name, syncs it and renames it into place.

@@ -8,5 +8,6 @@ pub mod monitor;
 pub mod pool;
 pub mod proc;
 pub mod run;
+pub mod secret;
 pub mod spec;
 pub mod units;

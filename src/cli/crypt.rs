@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::fsx;
 use crate::base::monitor::Monitor;
 use crate::base::run::Run;
+use crate::base::secret;
 use crate::base::units::ByteCount;
 use crate::cli::common::Common;
 use crate::cli::{Summary, Verb};
@@ -150,14 +150,14 @@ impl Verb for KeygenArgs {
     fn run(self: Box<Self>, _run: &Run) -> Result<Summary> {
         let identity = Identity::generate()?;
         let recipient = identity.recipient();
-        let secret = identity.to_text()?;
+        let private = identity.to_text()?;
         let created = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
         let head = format!("# created: {created}\n# public key: {recipient}\n");
-        let mut text = Zeroizing::new(Vec::with_capacity(head.len() + secret.len() + 1));
+        let mut text = Zeroizing::new(Vec::with_capacity(head.len() + private.len() + 1));
         text.extend_from_slice(head.as_bytes());
-        text.extend_from_slice(secret.as_bytes());
+        text.extend_from_slice(private.as_bytes());
         text.push(b'\n');
-        fsx::write_secret(&self.file, &text)?;
+        secret::write(&self.file, &text)?;
         writeln!(std::io::stdout(), "{recipient}")
             .map_err(|e| Error::io("write", "standard output", e))?;
         Ok(Summary {

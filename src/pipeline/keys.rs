@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
 use crate::base::monitor::Monitor;
+use crate::base::secret;
 use crate::codec::{Decoders, Encoder};
 use crate::crypt::age::keys::KEY_FILE_LEN_MAX;
 use crate::crypt::age::{AgeDecoder, AgeEncoder, Identities, Identity, Recipient, Recipients};
@@ -103,14 +104,14 @@ fn is_identity_file(bytes: &[u8]) -> bool {
 }
 
 fn read_key(file: &Path, monitor: &dyn Monitor) -> Result<Zeroizing<Vec<u8>>> {
-    let (bytes, open_to_all) = fsx::read_secret(file, KEY_FILE_LEN_MAX)?;
-    if open_to_all {
+    let secret = secret::read(file, KEY_FILE_LEN_MAX)?;
+    if secret.open_to_all {
         monitor.warning(format!(
             "the key file {file:?} can be read by every user of this system: chmod 600"
         ));
     }
-    if bytes.is_empty() {
+    if secret.bytes.is_empty() {
         return Err(Error::new(Kind::Usage, "the key file is empty:").path(file));
     }
-    Ok(bytes)
+    Ok(secret.bytes)
 }
