@@ -258,7 +258,7 @@ When this returns with status 0, all files and directories are on stable storage
 which may take a while. With --no-sync they are complete and under their names, but a power failure may still take them.
 
 --keep-going does not stop at damage: every file that is whole is saved, what is not stays NAME.xbpipe-partial and is named,
-and the exit status tells of the damage. Where the structure of an archive is damaged, reading goes on at the next chunk, or an
+and the exit status is 0 only if every file was saved. Where the structure of an archive is damaged, reading goes on at the next chunk, or an
 archive file of xbpipe is read by its index. If neither tells whether a file is whole, it is not.
 
 --resume needs an archive file with an index, as xbpipe writes it. A file that is there and has the length and checksum of the

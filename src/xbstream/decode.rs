@@ -154,7 +154,7 @@ impl Decoder {
     }
 
     /// After an error in a head: goes on at the next magic behind that place, wherever it is. What is skipped is lost, and what
-    /// looks like a chunk may be content of a file.
+    /// looks like a chunk may be content of a file. `r[xbstream.reader.resync]`
     pub fn resync(&mut self) {
         self.failed = None;
         self.payload = None;

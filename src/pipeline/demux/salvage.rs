@@ -1,4 +1,4 @@
-//! What a reader that goes on knows about the damage behind it.
+//! What a reader that goes on knows about the damage behind it. `r[xbstream.reader.resync]`
 //!
 //! After damage in the structure nobody knows what was lost: chunks of open files, or whole files. With the archive's own index
 //! that shows when its lines are compared with what was found. Without one, every file that was open then is given up, because its
