@@ -309,9 +309,12 @@ impl Verb for ExtractArgs {
             false => Access::Members,
         };
         let options = ExtractOptions {
-            read: self
-                .source
-                .options(&self.common, self.decode.decoders(run)?, self.keep_going, access),
+            read: self.source.options(
+                &self.common,
+                self.decode.decoders(run)?,
+                self.keep_going,
+                access,
+            ),
             directory: self.directory,
             selection,
             strip_components: self.strip_components,

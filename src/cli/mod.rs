@@ -45,7 +45,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verbs {
     /// Back up a running server, as one stream or into a directory
-    Backup(backup::BackupArgs),
+    Backup(Box<backup::BackupArgs>),
     /// Make a backup startable, by the installed server's own crash recovery
     Prepare(prepare::PrepareArgs),
     /// Copy a prepared backup into an empty data directory
@@ -66,7 +66,7 @@ impl Verbs {
     /// A verb of ours, or the command line of an old program.
     fn split(self) -> Result<Box<dyn Verb + Send>, old_names::AsArgs> {
         Ok(match self {
-            Self::Backup(args) => Box::new(args),
+            Self::Backup(args) => args,
             Self::Prepare(args) => Box::new(args),
             Self::CopyBack(args) => Box::new(args),
             Self::MoveBack(args) => Box::new(args),
