@@ -197,7 +197,7 @@ pub(crate) fn examine_opened(
 }
 
 /// Does `work` with what takes `decoders` off members in front of `sink`.
-fn decoding<T>(
+pub(crate) fn decoding<T>(
     decoders: &Decoders,
     budget: &Budget,
     sink: &dyn Sink,

@@ -2,6 +2,7 @@
 //! processes.
 
 pub mod cancel;
+pub mod dir;
 pub mod error;
 pub mod fsx;
 pub mod monitor;

@@ -6,17 +6,21 @@
 pub mod grammar;
 
 mod fifo;
+mod key;
 mod names;
 mod stream;
 mod voice;
+mod xbcrypt;
 
 use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::path::Path;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
 use crate::front::Exit;
-use grammar::Row;
+use crate::front::lines::tell;
+use grammar::{Opt, Parsed, Row, Show};
 
 /// One program that we can be.
 #[derive(Debug)]
@@ -44,6 +48,12 @@ pub const FRONT_ENDS: &[FrontEnd] = &[
         rows: || stream::MBSTREAM.rows(),
         run: |args| stream::run(&stream::MBSTREAM, args),
     },
+    FrontEnd {
+        name: "xbcrypt",
+        document: "compat-xbcrypt.md",
+        rows: xbcrypt::rows,
+        run: xbcrypt::run,
+    },
 ];
 
 impl FrontEnd {
@@ -52,6 +62,47 @@ impl FrontEnd {
     pub fn run(&self, args: &[OsString]) -> Exit {
         (self.run)(args)
     }
+}
+
+/// What came of a command line.
+enum Started<S> {
+    /// Settings, and words that are no options.
+    Run(S, Vec<OsString>),
+    /// It was wrong, or asked for nothing but help: everything is said.
+    Over(Exit),
+}
+
+/// Takes a command line apart and says what there is to say about it. `head` gives the version, and for the help what stands
+/// before the options.
+fn start<S: Default>(
+    program: &'static str,
+    options: &'static [Opt<S>],
+    args: &[OsString],
+    head: impl FnOnce(Show) -> String,
+) -> Started<S> {
+    let Parsed {
+        settings,
+        words,
+        notes,
+        show,
+    } = match grammar::parse(program, options, args) {
+        Ok(parsed) => parsed,
+        Err(lines) => {
+            lines.iter().for_each(|line| tell(line));
+            return Started::Over(Exit::FAILED);
+        }
+    };
+    notes.iter().for_each(|line| tell(line));
+    let Some(show) = show else {
+        return Started::Run(settings, words);
+    };
+    let mut text = head(show);
+    if show == Show::Help {
+        text.push_str(&grammar::help(options));
+    }
+    // Into a closed pipe (`| head`) it has been read as far as somebody wanted to.
+    std::io::stdout().write_all(text.as_bytes()).ok();
+    Started::Over(Exit::DONE)
 }
 
 /// The program that a name as it was called, with or without directories, stands for.

@@ -3,7 +3,6 @@
 //! Rules: `format-spec/compat-xbstream.md`.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +15,12 @@ use crate::base::run::Run;
 use crate::base::units::ByteCount;
 use crate::codec::{Decoders, decompressors};
 use crate::compat::fifo::Fifos;
-use crate::compat::grammar::{self, Action, Opt, Parsed, Row, Show};
+use crate::compat::grammar::{Action, Opt, Row, Show};
+use crate::compat::key::{ALGORITHMS, KeySource};
 use crate::compat::names;
 use crate::compat::voice::{FileLine, Voice};
+use crate::compat::{Started, start};
+use crate::crypt::xbcrypt::XbcryptDecoder;
 use crate::front::lines::{error_lines, tell};
 use crate::front::{self, Exit};
 use crate::pipeline::budget::{MEMORY_DEFAULT, default_lanes};
@@ -68,6 +70,10 @@ pub(super) const XBSTREAM: Dialect = Dialect {
         },
         DECOMPRESS,
         DECOMPRESS_THREADS,
+        DECRYPT,
+        ENCRYPT_KEY,
+        ENCRYPT_KEY_FILE,
+        ENCRYPT_THREADS,
         FIFO_STREAMS,
         FIFO_DIR,
         FIFO_TIMEOUT,
@@ -161,6 +167,33 @@ const DECOMPRESS_THREADS: Opt<Settings> = Opt {
     action: Action::IgnoredNumber,
     help: "There are as many threads as processors.",
 };
+const DECRYPT: Opt<Settings> = Opt {
+    long: "decrypt",
+    short: Some('d'),
+    action: Action::Word {
+        words: ALGORITHMS,
+        set: |s, word| s.key.algorithm = Some(word),
+    },
+    help: "Unless it is NONE, decrypt files whose names end in .xbcrypt on extraction, and drop that suffix. The length of the key decides which AES it is; if that is not this one, a warning says so.",
+};
+const ENCRYPT_KEY: Opt<Settings> = Opt {
+    long: "encrypt-key",
+    short: Some('k'),
+    action: Action::Text(|s, key| s.key.text = Some(key)),
+    help: "The key itself: 16, 24 or 32 bytes. Every user of the system can see it; give a file instead.",
+};
+const ENCRYPT_KEY_FILE: Opt<Settings> = Opt {
+    long: "encrypt-key-file",
+    short: Some('f'),
+    action: Action::Text(|s, file| s.key.file = Some(file)),
+    help: "File whose 16, 24 or 32 bytes are the key, without a newline.",
+};
+const ENCRYPT_THREADS: Opt<Settings> = Opt {
+    long: "encrypt-threads",
+    short: None,
+    action: Action::IgnoredNumber,
+    help: "There are as many threads as processors.",
+};
 const FIFO_STREAMS: Opt<Settings> = Opt {
     long: "fifo-streams",
     short: None,
@@ -203,6 +236,7 @@ pub(super) struct Settings {
     verbose: bool,
     parallel: Option<u64>,
     decompress: bool,
+    key: KeySource,
     fifo_streams: u64,
     fifo_dir: Option<OsString>,
     fifo_timeout: u64,
@@ -217,6 +251,7 @@ impl Default for Settings {
             verbose: false,
             parallel: None,
             decompress: false,
+            key: KeySource::default(),
             fifo_streams: 1,
             fifo_dir: None,
             fifo_timeout: FIFO_TIMEOUT_SECONDS,
@@ -226,32 +261,11 @@ impl Default for Settings {
 
 /// Runs a command line, without the program's name.
 pub(super) fn run(dialect: &'static Dialect, args: &[OsString]) -> Exit {
-    let parsed = grammar::parse(dialect.name, dialect.options, args);
-    let (notes, parsed) = match parsed {
-        Ok(mut parsed) => (std::mem::take(&mut parsed.notes), Some(parsed)),
-        Err(lines) => (lines, None),
+    let shown = |show| shown(dialect, show);
+    let (settings, words) = match start(dialect.name, dialect.options, args, shown) {
+        Started::Run(settings, words) => (settings, words),
+        Started::Over(exit) => return exit,
     };
-    for line in notes {
-        tell(&line);
-    }
-    let Some(Parsed {
-        settings,
-        words,
-        show,
-        ..
-    }) = parsed
-    else {
-        return Exit::FAILED;
-    };
-    if let Some(show) = show {
-        let mut text = (dialect.version)() + "\n";
-        if show == Show::Help {
-            text.push_str(&help(dialect));
-        }
-        // Into a closed pipe (`| head`) it has been read as far as somebody wanted to.
-        std::io::stdout().write_all(text.as_bytes()).ok();
-        return Exit::DONE;
-    }
     // r[compat-xbstream.one-mode]
     let refused = match (settings.create, settings.extract) {
         (true, true) => Some("-c and -x exclude each other."),
@@ -284,14 +298,16 @@ pub(super) fn run(dialect: &'static Dialect, args: &[OsString]) -> Exit {
     }
 }
 
-fn help(dialect: &Dialect) -> String {
-    let name = dialect.name;
-    format!(
-        "This is xbpipe, which reads and writes what {name} does.\n\n\
-         Usage:\n  {name} -c [OPTIONS...] FILES...  # write files as one stream to standard output\n  \
-         {name} -x [OPTIONS...]           # write the files of a stream on standard input\n\n{}",
-        grammar::help(dialect.options)
-    )
+fn shown(dialect: &Dialect, show: Show) -> String {
+    let (name, version) = (dialect.name, (dialect.version)());
+    match show {
+        Show::Version => format!("{version}\n"),
+        Show::Help => format!(
+            "{version}\nThis is xbpipe, which reads and writes what {name} does.\n\n\
+             Usage:\n  {name} -c [OPTIONS...] FILES...  # write files as one stream to standard output\n  \
+             {name} -x [OPTIONS...]           # write the files of a stream on standard input\n\n"
+        ),
+    }
 }
 
 /// r[compat-xbstream.directory]
@@ -319,6 +335,22 @@ fn create(dialect: &Dialect, words: &[OsString], directory: &Path, run: &Run) ->
     Ok(())
 }
 
+/// What is taken off files. r[compat-xbstream.extract.suffixes]
+fn decoders(settings: &Settings, run: &Run) -> Result<Decoders> {
+    let mut decoders = Decoders::new();
+    if settings.decompress {
+        decoders.extend(decompressors());
+    }
+    if settings.key.algorithm.is_some_and(|word| word > 0) {
+        let (key, remark) = settings.key.key(None)?;
+        if let Some(remark) = remark {
+            run.monitor.warning(remark);
+        }
+        decoders.push(Arc::new(XbcryptDecoder::new(key)));
+    }
+    Ok(decoders)
+}
+
 fn extract(dialect: &Dialect, settings: &Settings, directory: &Path, run: &Run) -> Result<()> {
     let (file_mode, dir_mode) = dialect.modes;
     let options = DirOptions {
@@ -338,11 +370,7 @@ fn extract(dialect: &Dialect, settings: &Settings, directory: &Path, run: &Run) 
         parallel: settings
             .parallel
             .map_or_else(default_lanes, |n| usize::try_from(n).unwrap_or(usize::MAX)),
-        decoders: if settings.decompress {
-            decompressors()
-        } else {
-            Decoders::new()
-        },
+        decoders: decoders(settings, run)?,
         lone_chunk: Some(is_lone_object),
     };
     let (Some(fifo_dir), count) = (&settings.fifo_dir, settings.fifo_streams) else {
