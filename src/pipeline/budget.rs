@@ -162,9 +162,10 @@ impl Budget {
             return Self::plain(memory, lanes);
         }
         let bytes = checked(memory)?;
-        // Each lane may read for itself, too.
+        // Each lane may read for itself, too. Half of the buffers are the reader's, which needs two at least: it may hold part of
+        // a chunk's head in one while it waits for the other.
         let lanes = lanes.clamp(1, LANES_MAX);
-        let input_bufs = (bytes / 4 / FRAME_LEN).min(READ_AHEAD_BUFS_MAX + lanes);
+        let input_bufs = (bytes / 2 / FRAME_LEN).min(READ_AHEAD_BUFS_MAX + lanes);
         let lanes = lanes.min(input_bufs - (input_bufs / 2).min(READ_AHEAD_BUFS_MAX));
         let output_bufs = bytes / 2 / FRAME_LEN;
         // Files that were encoded twice are many or none, three times nearly never.
@@ -277,7 +278,7 @@ mod tests {
                     };
                     assert!(bytes as u64 + allowance <= mib * MIB, "{mib} {b:?}");
                     assert!(b.lanes >= 1 && b.chunk.pieces >= 1 && b.chunk.len >= 1);
-                    assert!(b.input_bufs >= 2, "{b:?}");
+                    assert!(b.input_bufs >= if b.allowance > 0 { 4 } else { 2 }, "{b:?}");
                     assert!(b.stages.iter().all(|s| s.spare_bufs > 0), "{b:?}");
                 }
             }

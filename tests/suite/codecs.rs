@@ -283,16 +283,12 @@ fn qpress_of_the_reference_program() {
         let expected = root.path().join("expected");
         extract(&plain, &expected);
         let (mut got, mut want) = (read_tree(&target), read_tree(&expected));
-        // These tell the times of the run.
+        // What a server at rest does not write to; the rest is compared as rows, below.
+        const AT_REST: [&str; 7] = ["frm", "opt", "MYD", "MYI", "CSM", "CSV", "MAD"];
         for tree in [&mut got, &mut want] {
             tree.retain(|name, _| {
-                let name = String::from_utf8_lossy(name);
-                !(name.starts_with("xtrabackup_")
-                    || name.starts_with("ib_logfile")
-                    || name.starts_with("backup-my")
-                    || name.starts_with("ib_buffer_pool")
-                    || name == "ibdata1"
-                    || name.starts_with("undo"))
+                let suffix = Path::new(std::str::from_utf8(name).unwrap()).extension();
+                suffix.is_some_and(|s| AT_REST.iter().any(|known| s == *known))
             });
         }
         assert!(got.len() > 100, "{} files", got.len());
@@ -556,8 +552,7 @@ fn holes_travel_as_sparse_chunks_on_request() {
     create.arg(&source).arg(".");
     let archive = run(create, b"").expect(0).out;
     assert!(archive.len() < 20 << 20, "{} bytes", archive.len());
-    let chunks = crate::tool::split_chunks(&archive);
-    let sparse = chunks.iter().filter(|c| c[9] == b'S').count();
+    let sparse = (archive.windows(10).filter(|w| *w == b"XBSTCK01\0S")).count();
     assert!((5..300).contains(&sparse), "{sparse} sparse chunks");
     let file = root.path().join("a.xb");
     std::fs::write(&file, &archive).unwrap();
