@@ -145,6 +145,28 @@ fn every_good_file_of_a_damaged_archive_is_saved() {
     }
 }
 
+/// The files are as good as those of an archive that has no index; only an empty one might be another.
+#[test]
+fn a_damaged_index_costs_no_file_its_name() {
+    let mut tree = tree();
+    tree.insert(b"empty".to_vec(), Node::File(Vec::new()));
+    let mut damaged = archive(&tree);
+    let at = position(&damaged, b"F 0 5 ");
+    damaged[at + 4] ^= 1;
+    for file in [true, false] {
+        let root = scratch();
+        let target = root.path().join("t");
+        let done = extract(&target, &damaged, file, &["--keep-going"]).expect(4);
+        let names = saved(&target, &tree);
+        assert_eq!(names, ["a", "d/b", "large", "y", "z"], "{}", done.err);
+        assert!(
+            done.last_line().contains("not whole: empty"),
+            "{}",
+            done.err
+        );
+    }
+}
+
 #[test]
 fn what_may_be_missing_its_end_is_not_whole() {
     // The head of the last chunk of a file is damaged: the end that follows would make it look whole.

@@ -91,6 +91,7 @@ pub fn run(
             salvage: Salvage::default(),
             incomplete: Vec::new(),
             index_lost: false,
+            only_index_lost: false,
             current: None,
             tracker: Tracker::new(),
             index: None,
@@ -122,6 +123,8 @@ struct Read {
 struct ReaderEnd {
     incomplete: Vec<ArchivePath>,
     index_lost: bool,
+    /// The index is damaged, and nothing else is known to be.
+    only_index_lost: bool,
     index: Option<IndexReader>,
 }
 
@@ -160,7 +163,9 @@ fn finish(
             .as_ref()
             .is_some_and(|e| e.kind() == Kind::Checksum)
         {
-            at_end.incomplete.extend(results.doubt());
+            at_end
+                .incomplete
+                .extend(results.doubt(at_end.only_index_lost));
             at_end.incomplete.sort();
         }
     }
@@ -197,9 +202,10 @@ struct Reader<'s> {
     /// Damage does not end the reading.
     keep_going: bool,
     salvage: Salvage,
-    /// Files given up, once the reading has ended; and whether the index was lost.
+    /// Files given up, once the reading has ended; and whether the index was lost, or nothing but the index.
     incomplete: Vec<ArchivePath>,
     index_lost: bool,
+    only_index_lost: bool,
     /// The file and head whose payload is passing.
     current: Option<(Current, Box<ChunkHead>)>,
     tracker: Tracker,
@@ -243,6 +249,7 @@ impl Reader<'_> {
         // What could not be sent belongs to lanes that have ended, and they have said why.
         let sent = self.dispatch.send_all();
         self.index_lost = self.salvage.index_lost;
+        self.only_index_lost = self.index_lost && !self.salvage.structure_lost;
         let (mut findings, incomplete) = std::mem::take(&mut self.salvage).into_findings();
         self.incomplete = incomplete;
         findings.extend(error.or(sent.err()));
@@ -312,7 +319,8 @@ impl Reader<'_> {
         }
         self.salvage.find(error.into());
         self.current = None;
-        if self.index.is_none() || self.salvage.index_lost {
+        self.salvage.structure_lost = true;
+        if !self.has_index() {
             for (path, (slot, lane)) in std::mem::take(&mut self.slots) {
                 self.dispatch.send(lane, Op::Abandon(slot))?;
                 self.tracker.forget(&path);
@@ -332,6 +340,7 @@ impl Reader<'_> {
         let (path, is_end) = (head.path.clone(), matches!(head.body, Body::End));
         let about_a_file = matches!(error.kind(), ErrorKind::OutOfOrder { .. });
         if path.as_bytes() == INDEX_PATH && self.index.is_some() {
+            self.salvage.structure_lost = true;
             self.lose_index(error.into());
         } else if about_a_file {
             self.results
@@ -352,6 +361,11 @@ impl Reader<'_> {
             self.current = Some((Current::Ignored, Box::new(head)));
         }
         Ok(())
+    }
+
+    /// Whether there is an index that will tell what should have been there.
+    fn has_index(&self) -> bool {
+        self.index.is_some() && !self.salvage.index_lost
     }
 
     /// The index is damaged: what it would say is not known.
@@ -400,6 +414,7 @@ impl Reader<'_> {
         ReaderEnd {
             incomplete,
             index_lost: self.index_lost,
+            only_index_lost: self.only_index_lost,
             index: self.index,
         }
     }
@@ -543,7 +558,7 @@ impl Reader<'_> {
                 let (slot, lane) = self.slots.remove(&head.path).ok_or_else(|| lost(&head))?;
                 self.dispatch.send(lane, Op::Close(slot))
             }
-            Step::Empty if self.salvage.any() && self.index.is_none() => {
+            Step::Empty if self.salvage.any() && !self.has_index() => {
                 // Its beginning may be what is missing.
                 self.salvage.incomplete.push(head.path);
                 Ok(())

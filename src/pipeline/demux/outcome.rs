@@ -256,10 +256,13 @@ impl Results {
 
     /// What the index has not confirmed when the structure of the archive turns out to be damaged. Paths have no checksum but
     /// the index's: such a file may be another one, or not all of one.
-    pub(super) fn doubt(&mut self) -> Vec<ArchivePath> {
+    /// With `only_empty`, this is asked of files without content: what they should be is said by nothing else.
+    pub(super) fn doubt(&mut self, only_empty: bool) -> Vec<ArchivePath> {
         let mut doubted = Vec::new();
         for (path, entry) in self.ledger.drain() {
-            if let Entry::Held(content) = entry {
+            if let Entry::Held(content) = entry
+                && (content.len == 0 || !only_empty)
+            {
                 self.distrusted.push((path.clone(), content.len));
                 doubted.push(path);
             }

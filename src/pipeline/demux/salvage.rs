@@ -3,7 +3,8 @@
 //! After damage in the structure nobody knows what was lost: chunks of open files, or whole files. With the archive's own index
 //! that shows when its lines are compared with what was found. Without one, every file that was open then is given up, because its
 //! last chunk may be what is missing, and an end without a beginning is no empty file. A file that begins at its beginning after
-//! the damage and goes on without a gap is as good as any.
+//! the damage and goes on without a gap is as good as any. So are all files when only the content of the index is damaged, except
+//! empty ones, which nothing but a name says are that.
 
 use std::collections::HashSet;
 
@@ -24,6 +25,8 @@ pub(super) struct Salvage {
     pub(super) incomplete: Vec<ArchivePath>,
     /// The index was damaged and says nothing any more.
     pub(super) index_lost: bool,
+    /// Something was found where a chunk should be, or a chunk of the index was not found.
+    pub(super) structure_lost: bool,
 }
 
 impl Salvage {
