@@ -45,10 +45,6 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one in the life of the program"
-)]
 enum Verbs {
     /// Back up a running server, as one stream or into a directory
     Backup(Box<backup::BackupArgs>),
