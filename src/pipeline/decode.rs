@@ -1,12 +1,12 @@
 //! Decoding as a sink in front of a sink: whole units go to the codec threads, those too large to gather are decoded in place.
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
 
-use crate::base::cancel::Cancel;
+use crate::base::cancel::{Cancel, POLL_INTERVAL};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::{ByteCount, MIB};
 use crate::codec::{CHAIN_MAX, CodecError, Decoders, Split, Splitter, StreamDecoder, Unit};
@@ -44,7 +44,7 @@ impl<'a> DecodeSink<'a> {
             inner,
             decoders,
             stages,
-            allowance: Allowance::new(budget.allowance),
+            allowance: Allowance::new(budget.allowance, cancel),
         }
     }
 
@@ -127,41 +127,96 @@ impl Sink for DecodeSink<'_> {
     }
 }
 
-/// `r[codec.memory]`: memory that files may hold between calls, beside pooled buffers: units that came in part, and windows of stream decoders.
-/// Nobody waits for it, since what would give it back may come behind what waits.
+/// `r[codec.memory]`: memory that files may hold between calls, beside pooled buffers: units that came in part, and windows of stream
+/// decoders.
 #[derive(Debug, Clone)]
 struct Allowance {
-    left: Arc<AtomicU64>,
+    left: Arc<Left>,
     total: u64,
+    cancel: Cancel,
 }
 
+#[derive(Debug)]
+struct Left {
+    bytes: Mutex<u64>,
+    returned: Condvar,
+}
+
+/// How long a file waits for others to give memory back. What would give it back may come behind what waits, so there is an end
+/// to it; and another lane may only have fallen behind, so it is worth a while.
+const ALLOWANCE_WAIT: Duration = Duration::from_secs(5);
+
 impl Allowance {
-    fn new(total: u64) -> Self {
-        let left = Arc::new(AtomicU64::new(total));
-        Self { left, total }
+    fn new(total: u64, cancel: &Cancel) -> Self {
+        Self {
+            left: Arc::new(Left {
+                bytes: Mutex::new(total),
+                returned: Condvar::new(),
+            }),
+            total,
+            cancel: cancel.clone(),
+        }
     }
 
+    /// `bytes` if they are there.
     fn take(&self, bytes: u64) -> Option<Held> {
-        self.left
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
-                left.checked_sub(bytes)
-            })
-            .ok()?;
-        let left = Arc::clone(&self.left);
-        Some(Held { left, bytes })
+        let mut left = self.left.lock();
+        *left = left.checked_sub(bytes)?;
+        Some(self.held(bytes))
+    }
+
+    /// `bytes`, waited for while others give memory back, each for at most [`ALLOWANCE_WAIT`]; `None` if that does not help.
+    fn wait(&self, bytes: u64) -> Result<Option<Held>> {
+        if bytes > self.total {
+            return Ok(None);
+        }
+        let mut left = self.left.lock();
+        let (mut seen, mut since) = (*left, Instant::now());
+        loop {
+            if let Some(rest) = left.checked_sub(bytes) {
+                *left = rest;
+                return Ok(Some(self.held(bytes)));
+            }
+            if *left > seen {
+                since = Instant::now();
+            }
+            seen = *left;
+            if since.elapsed() > ALLOWANCE_WAIT {
+                return Ok(None);
+            }
+            self.cancel.check()?;
+            left = (self.left.returned)
+                .wait_timeout(left, POLL_INTERVAL)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn held(&self, bytes: u64) -> Held {
+        Held {
+            left: Arc::clone(&self.left),
+            bytes,
+        }
+    }
+}
+
+impl Left {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Part of an [`Allowance`]; given back when dropped.
 #[derive(Debug)]
 struct Held {
-    left: Arc<AtomicU64>,
+    left: Arc<Left>,
     bytes: u64,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.left.fetch_add(self.bytes, Ordering::AcqRel);
+        *self.left.lock() += self.bytes;
+        self.left.returned.notify_all();
     }
 }
 
@@ -328,7 +383,9 @@ impl DecodeFile<'_> {
             }
             Mode::Stream(_) => Vec::new(),
         };
-        let Some(held) = self.allowance.take(need) else {
+        // Whoever waits holds no pooled buffers.
+        self.out.flush()?;
+        let Some(held) = self.allowance.wait(need)? else {
             let total = self.allowance.total;
             let want = need.saturating_add(total).saturating_mul(2).div_ceil(MIB) + 8;
             return Err(Error::new(

@@ -272,11 +272,14 @@ impl Reader<'_> {
             loop {
                 match decoder.next() {
                     Ok(None) => break,
-                    Ok(Some(event)) => self.event(event)?,
+                    Ok(Some(event)) => {
+                        let begins = matches!(event, Event::Chunk(_));
+                        self.event(event)?;
+                        if begins && self.skip_far(&mut decoder)? {
+                            input.skip_to(decoder.position());
+                        }
+                    }
                     Err(error) => self.recover(&mut decoder, error)?,
-                }
-                if self.skip_far(&mut decoder)? {
-                    input.skip_to(decoder.position());
                 }
             }
             // Waiting for input may take long, and for a buffer for ever if we held some back.
