@@ -3,7 +3,7 @@
 # Exit status 0 if all passed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. tests/setup.sh
+. tests/setup.sh tests
 
 # Servers of tests that were interrupted would outlive them: all have their files here, and are found by it.
 TMPDIR=$(mktemp -d -t xbpipe-all.XXXXXX)

@@ -3,7 +3,7 @@
 # and compared. Installs what is missing, builds, runs. An argument is the size of the data set in megabytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. tests/setup.sh
+. tests/setup.sh demo
 
 echo "demo: building xbpipe (cargo build --release)" >&2
 cargo build --release --locked --quiet --bin xbpipe --example demo

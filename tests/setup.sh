@@ -1,18 +1,24 @@
-# Installs from Debian's packages what the build, the tests and the demonstration need and this machine lacks.
-# To be sourced by a bash script that runs in the repository: `. tests/setup.sh`. Silent when nothing is missing.
+# Installs from Debian's packages what the build and the demonstration or the tests need and this machine lacks.
+# To be sourced by a bash script that runs in the repository: `. tests/setup.sh demo` or `. tests/setup.sh tests`. Silent when
+# nothing is missing.
 
+# What each needs: a program and the package that has it.
+xbpipe_demo_needs=(cc:build-essential pkg-config:pkg-config mariadbd:mariadb-server mariadb-install-db:mariadb-server
+    mariadb:mariadb-client)
+xbpipe_tests_needs=("${xbpipe_demo_needs[@]}" mariadb-backup:mariadb-backup mbstream:mariadb-backup zstd:zstd lz4:lz4
+    xz:xz-utils pv:pv openssl:openssl age:age radosgw:radosgw ceph-mon:ceph-mon ceph-osd:ceph-osd)
+
+# xbpipe_missing_packages demo|tests
 xbpipe_missing_packages() {
     local pair
+    local -n needs=xbpipe_$1_needs
     # Debian keeps servers where a user's PATH may not lead.
     local PATH="$PATH:/usr/sbin:/usr/local/sbin"
-    for pair in cc:build-essential pkg-config:pkg-config mariadbd:mariadb-server \
-        mariadb-install-db:mariadb-server mariadb:mariadb-client mariadb-backup:mariadb-backup \
-        mbstream:mariadb-backup zstd:zstd lz4:lz4 xz:xz-utils pv:pv openssl:openssl age:age \
-        radosgw:radosgw ceph-mon:ceph-mon ceph-osd:ceph-osd; do
+    for pair in "${needs[@]}"; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done | sort -u
     # Debian has this plugin of the server in a package of its own; elsewhere it may lie anywhere.
-    if command -v apt-get >/dev/null && [ ! -e /usr/lib/mysql/plugin/provider_lz4.so ]; then
+    if [ "$1" = tests ] && command -v apt-get >/dev/null && [ ! -e /usr/lib/mysql/plugin/provider_lz4.so ]; then
         echo mariadb-plugin-provider-lz4
     fi
 }
@@ -26,7 +32,7 @@ xbpipe_setup() {
         return 1
     fi
     local packages as_root=() policy=/usr/sbin/policy-rc.d made_policy=no status=0
-    packages=$(xbpipe_missing_packages | tr '\n' ' ')
+    packages=$(xbpipe_missing_packages "$1" | tr '\n' ' ')
     [ -z "$packages" ] && return 0
     if ! command -v apt-get >/dev/null; then
         echo "setup: missing, and there is no apt-get to install it: $packages" >&2
@@ -64,11 +70,11 @@ xbpipe_setup() {
         echo "setup: MariaDB is installed and was not started; 'systemctl disable mariadb' keeps it so after a reboot" >&2
         ;;
     esac
-    packages=$(xbpipe_missing_packages | tr '\n' ' ')
+    packages=$(xbpipe_missing_packages "$1" | tr '\n' ' ')
     if [ -n "$packages" ]; then
         echo "setup: still missing after installation: $packages" >&2
         return 1
     fi
 }
 
-xbpipe_setup
+xbpipe_setup "$1"
