@@ -62,6 +62,33 @@ fn one_large_file_among_small_ones_is_written_by_many() {
     }
 }
 
+/// Some of their chunks lie whole in what the reader has read, some in part, some not at all.
+#[test]
+fn chunks_about_as_long_as_a_read_are_taken_once() {
+    let dir = scratch();
+    let contents: Vec<Vec<u8>> = (0..30)
+        .map(|i| noise(200_000 + 37_111 * i, i as u64))
+        .collect();
+    let names: Vec<String> = (0..30).map(|i| format!("f{i:02}")).collect();
+    let mut archive = Chunks::new();
+    for (name, content) in names.iter().zip(&contents) {
+        archive = chunked(archive, name, content).end(name);
+    }
+    let tree = files(
+        names
+            .iter()
+            .zip(&contents)
+            .map(|(name, content)| (name.as_str(), content.as_slice())),
+    );
+    let path = dir.path().join("a.xb");
+    std::fs::write(&path, &archive.0).unwrap();
+    for parallel in ["1", "3"] {
+        let target = dir.path().join(parallel);
+        extract_stdin(&path, &target, parallel).expect(0);
+        assert_same(&read_tree(&target), &tree);
+    }
+}
+
 #[test]
 fn mbstream_archives_on_standard_input_are_read_in_place() {
     need("mbstream", "mariadb-backup");
