@@ -223,6 +223,8 @@ impl Recovery<'_> {
         path("--tmpdir", &self.work.join("tmp"));
         path("--innodb-tmpdir", &self.work.join("tmp"));
         path("--pid-file", &self.work.join("pid"));
+        // A server that is killed may leave this log half written, and the next one takes that for an error. A backup has none.
+        path("--log-ddl-recovery", &self.work.join("ddl_recovery.log"));
         path("--secure-file-priv", &self.work.join("tmp"));
         let source_plugins = self.my_cnf.get("plugin_dir").map(Path::new);
         let source_plugins = source_plugins.filter(|dir| dir.is_dir());
