@@ -12,7 +12,6 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
 use crate::base::pool::BufPool;
 use crate::base::run::Run;
-use crate::pipeline::budget::ZEROS;
 use crate::pipeline::demux::Outcome;
 use crate::pipeline::output::{Output, Target};
 use crate::pipeline::select::{SelectSink, Selection};
@@ -203,19 +202,6 @@ impl FileSink for CatFile<'_> {
         }
         self.position += data.len() as u64;
         self.sink.take(&self.path, data)
-    }
-
-    fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
-        let mut done = 0;
-        while done < len {
-            let n = usize::try_from(len - done)
-                .unwrap_or(usize::MAX)
-                .min(ZEROS.len());
-            let zeros = ZEROS.get(..n).unwrap_or_default();
-            self.data(offset + done, Bytes::from_static(zeros))?;
-            done += n as u64;
-        }
-        Ok(())
     }
 
     fn close(self: Box<Self>) -> Result<()> {

@@ -228,11 +228,7 @@ impl Verb for LsArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
-        let at = self
-            .at
-            .clone()
-            .unwrap_or_else(|| self.store.default_store());
-        let repository = self.store.open(&at, false, run)?;
+        let repository = self.store.open_existing(self.at.as_deref(), run)?;
         let backups = repository.list()?;
         let mut out = String::new();
         for backup in &backups {
@@ -421,11 +417,7 @@ impl Verb for GcArgs {
     }
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
-        let at = self
-            .at
-            .clone()
-            .unwrap_or_else(|| self.store.default_store());
-        let repository = self.store.open(&at, false, run)?;
+        let repository = self.store.open_existing(self.at.as_deref(), run)?;
         let now = jiff::Timestamp::now().as_second();
         // Stores know whole seconds: what is from this one counts as old at once.
         let before = now - i64::from(self.older_than) * 3600 + i64::from(self.older_than == 0);

@@ -110,6 +110,14 @@ impl StoreArgs {
             .unwrap_or_else(|| ".".to_owned())
     }
 
+    /// Opens the store `at`, or the one that names without one are in; it must be there.
+    pub(super) fn open_existing(&self, at: Option<&str>, run: &Run) -> Result<Repository> {
+        match at {
+            Some(at) => self.open(at, false, run),
+            None => self.open(&self.default_store(), false, run),
+        }
+    }
+
     /// Opens the store `at`; with `create`, a missing directory is made.
     pub(super) fn open(&self, at: &str, create: bool, run: &Run) -> Result<Repository> {
         let at = if at.is_empty() { "." } else { at };

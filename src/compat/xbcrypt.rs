@@ -24,7 +24,7 @@ use crate::crypt::xbcrypt::chunk::{CHUNK_LEN_DEFAULT, CHUNK_LEN_MAX, CHUNK_LEN_M
 use crate::crypt::xbcrypt::{SUFFIX, XbcryptDecoder, XbcryptEncoder};
 use crate::front::lines::{error_lines, tell};
 use crate::front::{self, Exit};
-use crate::pipeline::budget::{Budget, MEMORY_DEFAULT, ZEROS};
+use crate::pipeline::budget::{Budget, MEMORY_DEFAULT};
 use crate::pipeline::encode::encode_through;
 use crate::pipeline::output::{Output, Target};
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
@@ -316,19 +316,6 @@ impl FileSink for Content<'_> {
         }
         self.position += data.len() as u64;
         self.output.send(vec![data])?;
-        Ok(())
-    }
-
-    fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
-        let mut done = 0;
-        while done < len {
-            let n = usize::try_from(len - done)
-                .unwrap_or(usize::MAX)
-                .min(ZEROS.len());
-            let zeros = ZEROS.get(..n).unwrap_or_default();
-            self.data(offset + done, Bytes::from_static(zeros))?;
-            done += n as u64;
-        }
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::base::error::Result;
+use crate::pipeline::budget::ZEROS;
 use crate::xbstream::{ArchivePath, RemovePattern};
 
 /// What is known about a file when it is opened.
@@ -51,8 +52,19 @@ pub trait FileSink: Send {
     /// Content at `offset`. Offsets ascend, except after MariaDB's seek chunk, which only a directory can follow.
     fn data(&mut self, offset: u64, data: Bytes) -> Result<()>;
 
-    /// `len` zero bytes at `offset` that need no room.
-    fn hole(&mut self, offset: u64, len: u64) -> Result<()>;
+    /// `len` zero bytes at `offset` that need no room. A sink that cannot leave room out is given them as data.
+    fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            let n = usize::try_from(len - done)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS.len());
+            let zeros = ZEROS.get(..n).unwrap_or_default();
+            self.data(offset + done, Bytes::from_static(zeros))?;
+            done += n as u64;
+        }
+        Ok(())
+    }
 
     /// The right to write the `len` bytes at `offset`, which nothing was written to yet, from another thread; closed before this
     /// is. `None` if the file must be written in order.
