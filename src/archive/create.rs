@@ -36,6 +36,8 @@ pub struct CreateOptions {
     pub memory: ByteCount,
     /// Lanes.
     pub parallel: usize,
+    /// Most payload of one chunk, if asked for.
+    pub chunk_len: Option<usize>,
     /// Tell holes as such, for readers that know sparse chunks.
     pub sparse: bool,
     /// What cannot be stored as it is.
@@ -45,7 +47,10 @@ pub struct CreateOptions {
 /// Creates an archive.
 pub fn create(options: CreateOptions, run: &Run) -> Result<ArchiveSummary> {
     let monitor = run.monitor.as_ref();
-    let budget = Budget::encode(options.memory, options.parallel, &options.encoders)?;
+    let mut budget = Budget::encode(options.memory, options.parallel, &options.encoders)?;
+    if let Some(len) = options.chunk_len {
+        budget = budget.with_chunk_len(len);
+    }
     let walk = || Walk::new(&options.directory, &options.names, options.tree);
     let total = survey(walk()?, &options.encoders, run)?;
     Counters::set(&monitor.counters().total_bytes, total);

@@ -57,6 +57,8 @@ pub struct BackupOptions {
     pub memory: ByteCount,
     /// Lanes that copy tablespaces.
     pub parallel: usize,
+    /// Most payload of one chunk of the archive, if asked for.
+    pub chunk_len: Option<usize>,
     /// Directory for the redo log until it is sent; `None`: the target directory, or the system's.
     pub tmpdir: Option<PathBuf>,
     /// Write down where a new replica would continue.
@@ -97,7 +99,10 @@ const NEVER_COMPRESSED: [&str; 2] = ["xtrabackup_checkpoints", "mariadb_backup_c
 
 /// Backs up `server`. On any error nothing is left that could be taken for a whole backup.
 pub fn backup(server: &Server, options: &BackupOptions, run: &Run) -> Result<BackupSummary> {
-    let budget = Budget::encode(options.memory, options.parallel, &options.encoders)?;
+    let mut budget = Budget::encode(options.memory, options.parallel, &options.encoders)?;
+    if let Some(len) = options.chunk_len {
+        budget = budget.with_chunk_len(len);
+    }
     let prepared = engine::connect(server, options, run)?;
     match &options.destination {
         Destination::Stdout => to_archive(

@@ -17,7 +17,7 @@ use crate::archive::verify::verify;
 use crate::archive::{Access, Examined, ReadOptions, Stored};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
-use crate::cli::common::{Common, CompressArgs};
+use crate::cli::common::{ChunkArgs, Common, CompressArgs};
 use crate::cli::crypt::{DecryptArgs, EncryptArgs};
 use crate::cli::store::verify_stored;
 use crate::cli::store_args::StoreArgs;
@@ -83,6 +83,9 @@ pub(super) struct CreateArgs {
     #[command(flatten)]
     encrypt: EncryptArgs,
 
+    #[command(flatten)]
+    chunk: ChunkArgs,
+
     /// Store what symbolic links point to
     #[arg(long)]
     dereference: bool,
@@ -135,6 +138,7 @@ impl Verb for CreateArgs {
             encoders,
             memory: self.common.memory,
             parallel: self.common.parallel(),
+            chunk_len: self.chunk.len()?,
             sparse: self.sparse,
             tree: TreeOptions {
                 dereference: self.dereference,

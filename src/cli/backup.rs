@@ -11,7 +11,7 @@ use crate::base::error::Result;
 use crate::base::monitor::Counters;
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
-use crate::cli::common::{Common, CompressArgs};
+use crate::cli::common::{ChunkArgs, Common, CompressArgs};
 use crate::cli::connect::ConnectArgs;
 use crate::cli::crypt::EncryptArgs;
 use crate::cli::store_args::StoreArgs;
@@ -44,6 +44,9 @@ pub(super) struct BackupArgs {
 
     #[command(flatten)]
     encrypt: EncryptArgs,
+
+    #[command(flatten)]
+    chunk: ChunkArgs,
 
     /// Write down where the server's own replication would continue on a new replica (needs SLAVE MONITOR)
     #[arg(long)]
@@ -138,6 +141,7 @@ impl Verb for BackupArgs {
             encoders,
             memory,
             parallel: self.common.parallel(),
+            chunk_len: self.chunk.len()?,
             tmpdir: self.tmpdir,
             slave_info: self.slave_info,
             allow_unknown_version: self.allow_unknown_version,

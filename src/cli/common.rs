@@ -5,8 +5,9 @@ use clap::{Args, ValueEnum};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteCount;
 use crate::codec::{Encoders, FRAME_LEN_MAX, FRAME_LEN_MIN};
-use crate::pipeline::budget::default_lanes;
+use crate::pipeline::budget::{READ_LEN, default_lanes};
 use crate::pipeline::compression::Compression;
+use crate::xbstream::limits::CHUNK_PAYLOAD_LEN_DEFAULT;
 
 /// Options that every verb has.
 #[derive(Debug, Clone, Args)]
@@ -52,6 +53,35 @@ pub enum Progress {
     Json,
     /// Nothing but warnings and errors.
     None,
+}
+
+/// What the chunks of an archive look like.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ChunkArgs {
+    /// Most payload of one chunk, 256K to 10M [default: 1M; 10M with --compress or --encrypt]
+    #[arg(long, value_name = "SIZE")]
+    chunk_size: Option<ByteCount>,
+}
+
+impl ChunkArgs {
+    /// Bytes, if it was given.
+    pub(super) fn len(&self) -> Result<Option<usize>> {
+        let Some(size) = self.chunk_size else {
+            return Ok(None);
+        };
+        let len = usize::try_from(size.0).unwrap_or(usize::MAX);
+        if (READ_LEN..=CHUNK_PAYLOAD_LEN_DEFAULT).contains(&len) {
+            return Ok(Some(len));
+        }
+        Err(Error::new(
+            Kind::Usage,
+            format!(
+                "--chunk-size {size} is not between {} and {}",
+                ByteCount(READ_LEN as u64),
+                ByteCount(CHUNK_PAYLOAD_LEN_DEFAULT as u64)
+            ),
+        ))
+    }
 }
 
 /// How files are compressed on their way into an archive.

@@ -190,6 +190,17 @@ impl Budget {
             ),
         })
     }
+
+    /// With chunks of up to `len` bytes of payload where there is memory for that; a piece that an encoder made is not divided.
+    #[must_use]
+    pub fn with_chunk_len(mut self, len: usize) -> Self {
+        let (held, piece_len) = match self.stages.last() {
+            Some(stage) => (stage.bufs, stage.buf_len),
+            None => (self.input_bufs, self.input_buf_len),
+        };
+        self.chunk = chunk(held, self.lanes, len.max(piece_len), len / piece_len);
+        self
+    }
 }
 
 fn checked(memory: ByteCount) -> Result<usize> {
@@ -227,7 +238,7 @@ fn stage(
 /// Half of the buffers may wait in unfinished chunks; the other half is in motion.
 fn chunk(bufs: usize, lanes: usize, len: usize, pieces_max: usize) -> ChunkLimits {
     ChunkLimits {
-        pieces: (bufs / 2 / lanes).clamp(1, pieces_max),
+        pieces: (bufs / 2 / lanes).min(pieces_max).max(1),
         len,
     }
 }
@@ -291,5 +302,9 @@ mod tests {
     fn the_default_makes_full_chunks() {
         let b = Budget::plain(ByteCount(MEMORY_DEFAULT), 2).unwrap();
         assert_eq!(b.chunk.len, CHUNK_LEN);
+        assert_eq!(b.chunk.pieces * READ_LEN, CHUNK_LEN);
+        let b = b.with_chunk_len(CHUNK_PAYLOAD_LEN_DEFAULT);
+        assert_eq!(b.chunk.len, CHUNK_PAYLOAD_LEN_DEFAULT);
+        assert_eq!(b.chunk.pieces * READ_LEN, CHUNK_PAYLOAD_LEN_DEFAULT);
     }
 }

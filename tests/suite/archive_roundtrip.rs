@@ -8,8 +8,8 @@ use std::process::Command;
 use proptest::prelude::*;
 
 use crate::tool::{
-    Node, Tree, allocated, assert_same, files, noise, pipe, read_tree, run, scratch, write_tree,
-    xbpipe,
+    Node, Tree, allocated, assert_same, files, noise, pipe, read_tree, run, scratch, split_chunks,
+    write_tree, xbpipe,
 };
 
 fn create(source: &Path, options: &[&str]) -> Command {
@@ -75,6 +75,47 @@ fn sizes_around_every_border_survive_every_configuration() {
             &with(&["--decompress"]),
         );
         assert_same(&read_tree(&target), &tree);
+    }
+}
+
+/// `r[xbstream.writer.chunk-len]`
+#[test]
+fn chunks_are_as_long_as_asked_for() {
+    let root = scratch();
+    let source = root.path().join("source");
+    let tree = Tree::from([(b"f".to_vec(), Node::File(noise(23 << 20, 7)))]);
+    write_tree(&source, &tree);
+    // Least memory for one lane: half of it may wait in an unfinished chunk.
+    for (options, longest) in [
+        (vec![], 1 << 20),
+        (vec!["--chunk-size", "256K"], 256 << 10),
+        (vec!["--chunk-size", "10M"], 10 << 20),
+        (
+            vec!["--chunk-size", "10M", "--memory", "8M", "--parallel", "1"],
+            4 << 20,
+        ),
+        (vec!["--chunk-size", "2M", "--compress", "zstd"], 2 << 20),
+    ] {
+        let archive = run(create(&source, &options), b"").expect(0).out;
+        let payloads = split_chunks(&archive).into_iter().filter_map(|chunk| {
+            let path_len = usize::from(chunk[10]);
+            let payload = &chunk[14 + path_len..];
+            (chunk[9] == b'P' && chunk[14] == b'f')
+                .then(|| u64::from_le_bytes(payload[..8].try_into().unwrap()))
+        });
+        let found = payloads.max().unwrap();
+        // A piece that was compressed is not divided, and is a little longer than what went into it.
+        let least = if options.contains(&"zstd") {
+            longest / 2
+        } else {
+            longest
+        };
+        assert!((least..=longest).contains(&found), "{options:?} {found}");
+        round(root.path(), &options, &["--decompress"]);
+        assert_same(&read_tree(&root.path().join("target")), &tree);
+    }
+    for size in ["255K", "11M", "0"] {
+        run(create(&source, &["--chunk-size", size]), b"").expect(2);
     }
 }
 
