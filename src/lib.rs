@@ -22,6 +22,7 @@ pub mod xbstream;
 
 /// Every table that `format-spec/` and the code share.
 pub const SPEC_TABLES: &[base::spec::Tables] = &[
+    archive::convert::TABLES,
     codec::TABLES,
     crypt::xbcrypt::SPEC,
     crypt::age::SPEC,

@@ -61,7 +61,14 @@ pub fn create(options: CreateOptions, run: &Run) -> Result<ArchiveSummary> {
         let (cancel, monitor) = (&run.cancel, &run.monitor);
         tree::copy_files(walk()?, sink, &pool, budget.lanes, cancel, monitor)
     };
-    encode_through(&archive, &options.encoders, &budget, &[], &run.cancel, copy)?;
+    encode_through(
+        &archive,
+        &options.encoders,
+        &budget,
+        &|_, _| false,
+        &run.cancel,
+        copy,
+    )?;
     archive.finish()
 }
 

@@ -1,6 +1,7 @@
 //! The archive verbs: each is one sentence of source, transforms and sink.
 
 pub mod cat;
+pub mod convert;
 pub mod create;
 pub mod extract;
 pub mod list;
@@ -102,13 +103,25 @@ pub(crate) struct Opened {
     lane_bufs: usize,
 }
 
+impl ReadOptions {
+    /// What of the memory is left beside what the place of the archive takes.
+    fn memory_for_pipeline(&self) -> Result<ByteCount> {
+        match &self.stored {
+            Some(stored) => stored.from.memory_for_pipeline(self.memory),
+            None => Ok(self.memory),
+        }
+    }
+}
+
 impl Opened {
     pub(crate) fn new(options: &ReadOptions, run: &Run) -> Result<Self> {
-        let memory = match &options.stored {
-            Some(stored) => stored.from.memory_for_pipeline(options.memory)?,
-            None => options.memory,
-        };
+        let memory = options.memory_for_pipeline()?;
         let budget = Budget::decode(memory, options.parallel, &options.decoders)?;
+        Self::within(budget, options, run)
+    }
+
+    /// Opens it, to be read within `budget`.
+    fn within(budget: Budget, options: &ReadOptions, run: &Run) -> Result<Self> {
         let total = budget.input_bufs * budget.input_buf_len;
         let read_ahead = (total / 2).min(READ_AHEAD_LEN_MAX);
         let pool = BufPool::new(read_ahead / INPUT_LEN, INPUT_LEN);
@@ -126,6 +139,39 @@ impl Opened {
             budget,
             lane_bufs: lane_bufs.clamp(1, LANE_BUFS_MAX),
         })
+    }
+
+    fn demux_options(&self, options: &ReadOptions) -> DemuxOptions {
+        DemuxOptions {
+            lanes: self.budget.lanes,
+            lane_bufs: (self.lane_bufs, self.budget.input_buf_len),
+            keep_going: options.keep_going,
+            structure_only: options.access == Access::Structure,
+            lone_chunk: None,
+        }
+    }
+
+    /// Sends the members to `sink` as they are stored.
+    fn read(&mut self, options: &ReadOptions, sink: &dyn Sink, run: &Run) -> Result<Outcome> {
+        let demux = self.demux_options(options);
+        let indexed = match options.access {
+            Access::Whole | Access::Structure => None,
+            Access::Members | Access::InOrder | Access::Salvage => self.index(run)?,
+            Access::Resume => Some(self.index(run)?.ok_or_else(|| no_index(self))?),
+        };
+        if let Some(indexed) = &indexed {
+            let in_order = options.access == Access::InOrder;
+            let by_index = IndexedOptions { demux, in_order };
+            if let Some(outcome) =
+                demux::run_indexed(indexed, sink, by_index, &run.cancel, &run.monitor)?
+            {
+                return Ok(outcome);
+            }
+            if options.access == Access::Resume {
+                return Err(no_index(self));
+            }
+        }
+        demux::run(&mut self.input, sink, demux, &run.cancel, &run.monitor)
     }
 
     /// The index, if the archive can be read anywhere and has one that is right at its end.
@@ -164,34 +210,9 @@ pub(crate) fn examine_opened(
     run: &Run,
 ) -> Result<Examined> {
     let budget = opened.budget.clone();
-    let demux = DemuxOptions {
-        lanes: budget.lanes,
-        lane_bufs: (opened.lane_bufs, budget.input_buf_len),
-        keep_going: options.keep_going,
-        structure_only: options.access == Access::Structure,
-        lone_chunk: None,
-    };
-    let indexed = match options.access {
-        Access::Whole | Access::Structure => None,
-        Access::Members | Access::InOrder | Access::Salvage => opened.index(run)?,
-        Access::Resume => Some(opened.index(run)?.ok_or_else(|| no_index(&opened))?),
-    };
-    let mut go = |sink: &dyn Sink| {
-        if let Some(indexed) = &indexed {
-            let in_order = options.access == Access::InOrder;
-            let by_index = IndexedOptions { demux, in_order };
-            if let Some(outcome) =
-                demux::run_indexed(indexed, sink, by_index, &run.cancel, &run.monitor)?
-            {
-                return Ok(outcome);
-            }
-            if options.access == Access::Resume {
-                return Err(no_index(&opened));
-            }
-        }
-        demux::run(&mut opened.input, sink, demux, &run.cancel, &run.monitor)
-    };
-    let outcome = decoding(&options.decoders, &budget, sink, run, &mut go)?;
+    let outcome = decoding(&options.decoders, &budget, sink, run, |sink| {
+        opened.read(options, sink, run)
+    })?;
     let name = opened.input.name().to_owned();
     Ok(Examined { name, outcome })
 }

@@ -24,14 +24,15 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
 use crate::base::run::Run;
 use crate::base::units::{ByteCount, Lsn};
-use crate::codec::Encoders;
+use crate::codec::{Encoder, Encoders};
 use crate::pipeline::archive_sink::ArchiveSink;
 use crate::pipeline::budget::Budget;
 use crate::pipeline::dir_sink::{DirOptions, DirSink};
-use crate::pipeline::encode::encode_through;
+use crate::pipeline::encode::{encode_through, is_read_in_stream};
 use crate::pipeline::output::{OpenSink, Output, Target};
 use crate::pipeline::sink::Sink;
 use crate::server::session::Server;
+use crate::xbstream::ArchivePath;
 
 /// Where a backup goes.
 #[derive(Debug, Clone)]
@@ -93,9 +94,6 @@ pub struct BackupSummary {
     /// How long commits were blocked.
     pub commits_blocked: Duration,
 }
-
-/// Files that other programs read straight out of a stream.
-const NEVER_COMPRESSED: [&str; 2] = ["xtrabackup_checkpoints", "mariadb_backup_checkpoints"];
 
 /// Backs up `server`. On any error nothing is left that could be taken for a whole backup.
 pub fn backup(server: &Server, options: &BackupOptions, run: &Run) -> Result<BackupSummary> {
@@ -168,6 +166,6 @@ fn encoded(
     run: &Run,
     copy: impl FnOnce(&dyn Sink) -> Result<BackupSummary>,
 ) -> Result<BackupSummary> {
-    let plain = &NEVER_COMPRESSED;
+    let plain = &|path: &ArchivePath, _: &dyn Encoder| is_read_in_stream(path);
     encode_through(sink, &options.encoders, budget, plain, &run.cancel, copy)
 }

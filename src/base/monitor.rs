@@ -89,6 +89,22 @@ pub trait Monitor: Send + Sync {
     }
 }
 
+/// Tells nobody: for a pass over the input that another one follows.
+#[derive(Debug, Default)]
+pub struct Unwatched(Counters);
+
+impl Monitor for Unwatched {
+    fn counters(&self) -> &Counters {
+        &self.0
+    }
+
+    fn event(&self, _: Event) {}
+
+    fn wants_files(&self) -> bool {
+        false
+    }
+}
+
 /// Keeps everything, for tests and for callers that want the story afterwards.
 #[derive(Debug, Default)]
 pub struct Collector {

@@ -8,6 +8,7 @@
 //! take their output from a pool of their own, which the writers drain without needing any buffer.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -72,22 +73,29 @@ impl BufPool {
 
     /// Waits for a buffer of [`BufPool::buf_size`] bytes. Its content is whatever was in it before.
     pub fn get(&self, cancel: &Cancel) -> Result<Buf> {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(bytes) = state.take(self.0.size) {
-                return Ok(Buf {
-                    bytes,
-                    pool: Arc::clone(&self.0),
-                });
+            if let Some(buf) = self.get_within(POLL_INTERVAL, cancel)? {
+                return Ok(buf);
             }
-            cancel.check()?;
-            let (next, _timeout) = self
-                .0
-                .returned
-                .wait_timeout(state, POLL_INTERVAL)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = next;
         }
+    }
+
+    /// The same, but at most about that long.
+    pub fn get_within(&self, time: Duration, cancel: &Cancel) -> Result<Option<Buf>> {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = if state.idle.is_empty() && state.unborn == 0 {
+            cancel.check()?;
+            (self.0.returned)
+                .wait_timeout(state, time)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0
+        } else {
+            state
+        };
+        Ok(state.take(self.0.size).map(|bytes| Buf {
+            bytes,
+            pool: Arc::clone(&self.0),
+        }))
     }
 
     /// A buffer if one is idle; never waits.

@@ -18,11 +18,12 @@ use crate::archive::{Access, Examined, ReadOptions, Stored};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
 use crate::cli::common::{ChunkArgs, Common, CompressArgs};
+use crate::cli::convert::ConvertArgs;
 use crate::cli::crypt::{DecryptArgs, EncryptArgs};
 use crate::cli::store::verify_stored;
 use crate::cli::store_args::StoreArgs;
 use crate::cli::{Summary, Verb};
-use crate::codec::{Decoders, decompressors};
+use crate::codec::{Decoders, Encoders, decompressors};
 use crate::pipeline::demux::End;
 use crate::pipeline::dir_sink::DirOptions;
 use crate::pipeline::output::Target;
@@ -43,6 +44,8 @@ pub(super) enum ArchiveVerbs {
     Verify(VerifyArgs),
     /// Write files of an archive to standard output
     Cat(CatArgs),
+    /// Write an archive anew: plain, or compressed or encrypted in another way
+    Convert(ConvertArgs),
 }
 
 impl ArchiveVerbs {
@@ -53,6 +56,7 @@ impl ArchiveVerbs {
             Self::List(args) => Box::new(args),
             Self::Verify(args) => Box::new(args),
             Self::Cat(args) => Box::new(args),
+            Self::Convert(args) => Box::new(args),
         }
     }
 }
@@ -124,13 +128,7 @@ impl Verb for CreateArgs {
         };
         let mut encoders = self.compress.encoders()?;
         encoders.extend(self.encrypt.encoder(run.monitor.as_ref())?);
-        if self.sparse && !encoders.is_empty() {
-            return Err(Error::new(
-                Kind::Usage,
-                "--sparse cannot be combined with --compress or --encrypt",
-            )
-            .hint("compressed files have no holes, and get them back when they are extracted"));
-        }
+        check_sparse(self.sparse, &encoders)?;
         let options = CreateOptions {
             directory: self.directory,
             names: self.paths,
@@ -153,9 +151,21 @@ impl Verb for CreateArgs {
     }
 }
 
+/// Holes of what is compressed or encrypted do not show.
+pub(super) fn check_sparse(sparse: bool, encoders: &Encoders) -> Result<()> {
+    if sparse && !encoders.is_empty() {
+        return Err(Error::new(
+            Kind::Usage,
+            "--sparse cannot be combined with --compress or --encrypt",
+        )
+        .hint("compressed files have no holes, and get them back when they are extracted"));
+    }
+    Ok(())
+}
+
 /// Where an archive comes from.
 #[derive(Debug, Args)]
-struct Source {
+pub(super) struct Source {
     /// Archive to read: a file, or `-` for standard input. One that is compressed as a whole (gzip, zstd, lz4, xz) is
     /// recognised by its content. Or a backup in a store: s3://BUCKET/PREFIX/NAME, a name in the store that --store
     /// names, or its directory
@@ -163,11 +173,11 @@ struct Source {
     source: PathBuf,
 
     #[command(flatten)]
-    store: Box<StoreArgs>,
+    pub(super) store: Box<StoreArgs>,
 }
 
 impl Source {
-    fn options(
+    pub(super) fn options(
         self,
         common: &Common,
         how: ReadHow,
@@ -192,15 +202,15 @@ impl Source {
 }
 
 /// What to do with what is read.
-struct ReadHow {
-    decoders: Decoders,
-    keep_going: bool,
-    access: Access,
+pub(super) struct ReadHow {
+    pub(super) decoders: Decoders,
+    pub(super) keep_going: bool,
+    pub(super) access: Access,
 }
 
 /// What is taken off members.
 #[derive(Debug, Args)]
-struct Decode {
+pub(super) struct Decode {
     /// Decompress files whose names end in .zst, .lz4 or .qp
     #[arg(long)]
     decompress: bool,
@@ -210,7 +220,7 @@ struct Decode {
 }
 
 impl Decode {
-    fn decoders(&self, run: &Run) -> Result<Decoders> {
+    pub(super) fn decoders(&self, run: &Run) -> Result<Decoders> {
         let mut decoders = self.decrypt.decoders(run.monitor.as_ref())?;
         if self.decompress {
             decoders.extend(decompressors());
@@ -221,7 +231,7 @@ impl Decode {
 
 /// What of an archive is meant.
 #[derive(Debug, Args)]
-struct Chosen {
+pub(super) struct Chosen {
     /// Leave out what matches; may be given several times
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<OsString>,
@@ -232,7 +242,7 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn selection(self) -> Selection {
+    pub(super) fn selection(self) -> Selection {
         Selection {
             names: self.paths,
             exclude: self.exclude,
@@ -251,6 +261,7 @@ beginning of any part of a name on: `--exclude 'tmp*'` also leaves out `db/tmp1`
 directory."
     };
 }
+pub(super) use patterns;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = concat!("\

@@ -16,8 +16,6 @@ use crate::cli::connect::ConnectArgs;
 use crate::cli::crypt::EncryptArgs;
 use crate::cli::store_args::StoreArgs;
 use crate::cli::{Summary, Verb};
-use crate::repository::cut::Shares;
-use crate::repository::{Location, NewBackup, name_of_now};
 use crate::server::session::{Server, Waits};
 
 #[derive(Debug, Args)]
@@ -89,24 +87,11 @@ fn destination(
     run: &Run,
 ) -> Result<(Destination, ByteCount)> {
     let suffix = to.extension().and_then(std::ffi::OsStr::to_str);
-    let text = to.to_str().unwrap_or_default();
-    if text == "-" {
+    if to.as_os_str() == "-" {
         return Ok((Destination::Stdout, memory));
     }
-    if text.starts_with("s3://") || text.ends_with('/') {
-        let mut location = Location::parse(text, "");
-        if location.name.is_empty() {
-            location.name = name_of_now();
-        }
-        let shares = Shares::new(memory)?;
-        let repository = store.open(&location.store, true, run)?;
-        run.monitor.info(format!("storing backup {location}"));
-        let place = NewBackup {
-            repository,
-            name: location.name,
-            memory,
-        };
-        return Ok((Destination::Sink(Arc::new(place)), shares.pipeline));
+    if let Some((place, memory)) = store.new_backup(&to, memory, run)? {
+        return Ok((Destination::Sink(Arc::new(place)), memory));
     }
     let destination = if suffix.is_some_and(|s| ARCHIVE_SUFFIXES.contains(&s)) {
         Destination::File(to)

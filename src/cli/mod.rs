@@ -8,6 +8,7 @@ mod archive;
 mod backup;
 mod common;
 mod connect;
+mod convert;
 mod crypt;
 mod old_names;
 mod prepare;

@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
-use crate::repository::{Location, Repository, StoredBackup};
+use crate::repository::cut::Shares;
+use crate::repository::{Location, NewBackup, Repository, StoredBackup, name_of_now};
 use crate::store::s3::{CustomerKey, Encryption, ObjectLock, S3Options, S3Store, StorageClass};
 use crate::store::{DirectoryStore, Policy, Rated, Retrying, Shared};
 
@@ -175,6 +176,33 @@ impl StoreArgs {
             stall: Duration::from_secs(u64::from(self.stall_timeout)),
             ..S3Options::new(bucket, prefix)
         })
+    }
+
+    /// The place in a store that `to` means (s3://..., or a store itself with a slash at its end), if it means one; and what of
+    /// `memory` that leaves for whoever feeds it.
+    pub(super) fn new_backup(
+        &self,
+        to: &Path,
+        memory: ByteCount,
+        run: &Run,
+    ) -> Result<Option<(NewBackup, ByteCount)>> {
+        let text = to.to_str().unwrap_or_default();
+        if !text.starts_with("s3://") && !text.ends_with('/') {
+            return Ok(None);
+        }
+        let mut location = Location::parse(text, "");
+        if location.name.is_empty() {
+            location.name = name_of_now();
+        }
+        let shares = Shares::new(memory)?;
+        let repository = self.open(&location.store, true, run)?;
+        run.monitor.info(format!("storing backup {location}"));
+        let place = NewBackup {
+            repository,
+            name: location.name,
+            memory,
+        };
+        Ok(Some((place, shares.pipeline)))
     }
 
     /// Opens the backup that `text` names: `STORE/NAME`, or a name in the default store.

@@ -230,9 +230,14 @@ fn crypt(settings: &Settings, run: &Run) -> Result<(u64, u64)> {
             .unwrap_or(CHUNK_LEN_DEFAULT);
         let encoders: Encoders = vec![Arc::new(XbcryptEncoder::new(key, chunk_len))];
         let budget = Budget::encode(memory, 1, &encoders)?;
-        encode_through(&sink, &encoders, &budget, &[], &run.cancel, |sink| {
-            copy(&source, sink, PLAIN_NAME, &budget, run)
-        })
+        encode_through(
+            &sink,
+            &encoders,
+            &budget,
+            &|_, _| false,
+            &run.cancel,
+            |sink| copy(&source, sink, PLAIN_NAME, &budget, run),
+        )
     }
     // The file has a name of its own.
     .map_err(|e| match e.file() {

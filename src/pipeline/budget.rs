@@ -201,16 +201,45 @@ impl Budget {
         self.chunk = chunk(held, self.lanes, len.max(piece_len), len / piece_len);
         self
     }
+
+    /// Two budgets for files that pass through `decoders`, then through `encoders`, side by side within `memory`: for reading
+    /// and decoding, and for encoding and writing. Each must have the least there is.
+    pub fn convert(
+        memory: ByteCount,
+        lanes: usize,
+        decoders: &Decoders,
+        encoders: &[Arc<dyn Encoder>],
+    ) -> Result<(Self, Self)> {
+        if encoders.is_empty() {
+            let read = Self::decode(memory, lanes, decoders)?;
+            return Ok((read.clone(), read));
+        }
+        at_least(memory, 2 * MEMORY_MIN)?;
+        let half = ByteCount(memory.0 / 2);
+        let mut write = Self::encode(half, lanes, encoders)?;
+        // Nothing is read into these.
+        let mut left = write.input_bufs * write.input_buf_len;
+        write.input_bufs = 0;
+        // Of an archive many files may be open at once, each with a part of a piece.
+        for stage in write.stages.iter_mut().filter(|s| s.gather_bufs > 0) {
+            stage.gather_bufs += left / stage.piece_len;
+            left %= stage.piece_len;
+        }
+        let read = Self::decode(ByteCount(half.0 + left as u64), lanes, decoders)?;
+        Ok((read, write))
+    }
 }
 
 fn checked(memory: ByteCount) -> Result<usize> {
-    if memory.0 < MEMORY_MIN {
+    at_least(memory, MEMORY_MIN)
+}
+
+fn at_least(memory: ByteCount, floor: u64) -> Result<usize> {
+    if memory.0 < floor {
+        let floor = ByteCount(floor);
         return Err(Error::new(
             Kind::Usage,
-            format!(
-                "--memory {memory} is below the floor of {}",
-                ByteCount(MEMORY_MIN)
-            ),
+            format!("--memory {memory} is below the floor of {floor}"),
         ));
     }
     Ok(usize::try_from(memory.0).unwrap_or(usize::MAX))
@@ -278,6 +307,20 @@ mod tests {
                 let mut budgets = vec![Budget::decode(memory, lanes, &decompressors()).unwrap()];
                 for encoders in &encoders {
                     budgets.push(Budget::encode(memory, lanes, encoders).unwrap());
+                }
+                for encoders in encoders.iter().filter(|_| mib >= 16) {
+                    let both = Budget::convert(memory, lanes, &decompressors(), encoders).unwrap();
+                    if !encoders.is_empty() {
+                        let sum = [&both.0, &both.1].map(|b| {
+                            let stages: usize = b.stages.iter().map(bytes).sum();
+                            b.input_bufs * b.input_buf_len + stages
+                        });
+                        assert!(
+                            sum[0] + sum[1] <= usize::try_from(memory.0).unwrap(),
+                            "{both:?}"
+                        );
+                    }
+                    budgets.push(both.0);
                 }
                 for b in budgets {
                     let stages: usize = b.stages.iter().map(bytes).sum();

@@ -1,10 +1,12 @@
 //! Encoding as a sink in front of a sink: a file is cut into pieces, which the codec threads encode in parallel.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::base::cancel::Cancel;
+use crate::base::cancel::{Cancel, POLL_INTERVAL};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::pool::{Buf, BufPool};
 use crate::codec::{Contexts, Encoder, FileEncoder, Piece};
@@ -21,21 +23,39 @@ pub struct EncodeSink<'a> {
     piece_len: usize,
     /// Buffers for pieces of an exact length.
     gather: Option<BufPool>,
-    /// Names that stay as they are because other programs read them straight out of a stream.
-    plain: &'a [&'a str],
+    /// What stays as it is.
+    plain: Plain<'a>,
+    /// Parts of pieces that files hold between calls.
+    parked: AtomicUsize,
     /// A piece of zeros in its encoded form, if that does not depend on its place: sparse files are mostly this.
     zeros: Option<(u64, Bytes)>,
     cancel: Cancel,
 }
 
+/// How long a file waits for a buffer while all of them are parked.
+const PARKED_WAIT: Duration = Duration::from_secs(5);
+
+/// Tells whether a file stays as it is, rather than pass through an encoder.
+pub type Plain<'a> = &'a (dyn Fn(&ArchivePath, &dyn Encoder) -> bool + Sync);
+
+/// Files that other programs read straight out of a stream are never encoded.
+#[must_use]
+pub fn is_read_in_stream(path: &ArchivePath) -> bool {
+    [
+        &b"xtrabackup_checkpoints"[..],
+        b"mariadb_backup_checkpoints",
+    ]
+    .contains(&path.as_bytes())
+}
+
 impl<'a> EncodeSink<'a> {
-    /// Encodes on `workers` within `budget`, all but the files called `plain`.
+    /// Encodes on `workers` within `budget`, all but the files that are `plain`.
     pub fn new(
         inner: &'a dyn Sink,
         encoder: Arc<dyn Encoder>,
         workers: &'a Workers,
         budget: StageBudget,
-        plain: &'a [&'a str],
+        plain: Plain<'a>,
         cancel: &Cancel,
     ) -> Result<Self> {
         let zeros = if encoder.repeats() {
@@ -52,6 +72,7 @@ impl<'a> EncodeSink<'a> {
                 .then(|| BufPool::new(budget.gather_bufs, budget.piece_len)),
             encoder,
             plain,
+            parked: AtomicUsize::new(0),
             zeros,
             cancel: cancel.clone(),
         })
@@ -59,11 +80,7 @@ impl<'a> EncodeSink<'a> {
 
     /// The name a file gets: with the suffix, unless it is one of those that stay plain.
     fn name_of(&self, path: &ArchivePath) -> Result<ArchivePath> {
-        if self
-            .plain
-            .iter()
-            .any(|name| name.as_bytes() == path.as_bytes())
-        {
+        if (self.plain)(path, self.encoder.as_ref()) {
             return Ok(path.clone());
         }
         with_suffix(path, self.encoder.suffix())
@@ -97,12 +114,12 @@ fn with_suffix(path: &ArchivePath, suffix: &str) -> Result<ArchivePath> {
 /// Writes files to the sink it is given.
 type Writing<'r, T> = Box<dyn FnOnce(&dyn Sink) -> Result<T> + 'r>;
 
-/// Has `run` write to `sink` through all of `encoders`; files called `plain` stay as they are.
+/// Has `run` write to `sink` through all of `encoders`; files that are `plain` stay as they are.
 pub fn encode_through<T>(
     sink: &dyn Sink,
     encoders: &[Arc<dyn Encoder>],
     budget: &Budget,
-    plain: &[&str],
+    plain: Plain<'_>,
     cancel: &Cancel,
     run: impl FnOnce(&dyn Sink) -> Result<T>,
 ) -> Result<T> {
@@ -112,7 +129,7 @@ pub fn encode_through<T>(
         encoders: &[Arc<dyn Encoder>],
         stages: &[StageBudget],
         workers: &Workers,
-        plain: &[&str],
+        plain: Plain<'_>,
         cancel: &Cancel,
         run: Writing<'_, T>,
     ) -> Result<T> {
@@ -160,12 +177,14 @@ impl Sink for EncodeSink<'_> {
             stage: &self.stage,
             piece_len: self.piece_len,
             gather: self.gather.as_ref(),
+            parked: &self.parked,
             zeros: self.zeros.as_ref(),
             cancel: &self.cancel,
             path: path.clone(),
             encoder,
             out,
             gathered: None,
+            is_parked: None,
             next: Piece {
                 index: 0,
                 position: 0,
@@ -201,6 +220,7 @@ struct EncodeFile<'s> {
     stage: &'s Stage<'s>,
     piece_len: usize,
     gather: Option<&'s BufPool>,
+    parked: &'s AtomicUsize,
     zeros: Option<&'s (u64, Bytes)>,
     cancel: &'s Cancel,
     path: ArchivePath,
@@ -208,10 +228,28 @@ struct EncodeFile<'s> {
     out: InOrder<'s>,
     /// Part of a piece of exact length, and how much of the buffer it fills.
     gathered: Option<(Buf, usize)>,
+    /// While nobody works on it.
+    is_parked: Option<Parked<'s>>,
     /// The piece that is encoded next.
     next: Piece,
     /// Plain bytes taken so far.
     position: u64,
+}
+
+/// Counts a part of a piece while it lives.
+struct Parked<'s>(&'s AtomicUsize);
+
+impl<'s> Parked<'s> {
+    fn new(count: &'s AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl EncodeFile<'_> {
@@ -238,7 +276,7 @@ impl EncodeFile<'_> {
             }
             let (mut buf, have) = match self.gathered.take() {
                 Some(part) => part,
-                None => (pool.get(self.cancel)?, 0),
+                None => (self.part(pool)?, 0),
             };
             let free = buf.get_mut(have..).unwrap_or_default();
             let n = free.len().min(data.len());
@@ -250,6 +288,29 @@ impl EncodeFile<'_> {
             self.gathered = Some((buf, have + n));
         }
         Ok(())
+    }
+
+    /// A buffer for a part of a piece. Of an archive so many files may be open at once that all are in their hands, and whoever
+    /// would go on with them waits behind this one.
+    fn part(&self, pool: &BufPool) -> Result<Buf> {
+        let mut since = Instant::now();
+        loop {
+            if let Some(buf) = pool.get_within(POLL_INTERVAL, self.cancel)? {
+                return Ok(buf);
+            }
+            if self.parked.load(Ordering::Acquire) < pool.count() {
+                since = Instant::now();
+            }
+            if since.elapsed() > PARKED_WAIT {
+                let what = format!(
+                    "no memory left to encode, beside {} other files that are open at the same time,",
+                    pool.count()
+                );
+                return Err(Error::new(Kind::Failed, what)
+                    .path(self.path.as_path())
+                    .hint("use more --memory"));
+            }
+        }
     }
 
     fn encode_gathered(&mut self, last: bool) -> Result<()> {
@@ -272,7 +333,10 @@ impl FileSink for EncodeFile<'_> {
         }
         self.position += data.len() as u64;
         if let Some(pool) = self.gather {
-            return self.gather(pool, &data);
+            self.is_parked = None;
+            self.gather(pool, &data)?;
+            self.is_parked = Some(Parked::new(self.parked));
+            return Ok(());
         }
         while data.len() > self.piece_len {
             self.encode(data.split_to(self.piece_len), false)?;
@@ -312,6 +376,7 @@ impl FileSink for EncodeFile<'_> {
 
     fn close(mut self: Box<Self>) -> Result<()> {
         if self.gather.is_some() {
+            self.is_parked = None;
             self.encode_gathered(true)?;
         } else if self.position == 0 {
             self.encode(Bytes::new(), true)?;

@@ -18,6 +18,7 @@ pub mod keys;
 pub mod output;
 mod queue;
 pub mod select;
+pub mod settle;
 pub mod sink;
 pub mod source;
 mod sparse;

@@ -55,6 +55,7 @@ mod codecs;
 mod compat_callers;
 mod compat_mbstream;
 mod compat_xbcrypt;
+mod convert;
 mod crypt;
 mod crypt_interop;
 mod fuzzed;
