@@ -408,6 +408,7 @@ pub fn extract_sandbox(bytes: &[u8]) {
             keep_going: bytes.len().is_multiple_of(3),
             access: xbpipe::archive::Access::Whole,
             stored: None,
+            max_output: None,
         },
         directory: target,
         selection: Default::default(),

@@ -13,6 +13,7 @@ use crate::base::fsx::File;
 use crate::base::pool::BufPool;
 use crate::base::run::Run;
 use crate::pipeline::demux::Outcome;
+use crate::pipeline::limit::LimitSink;
 use crate::pipeline::output::{Output, Target};
 use crate::pipeline::select::{SelectSink, Selection};
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
@@ -42,7 +43,8 @@ pub fn cat(
         cancel: run.cancel.clone(),
     };
     let outcome = {
-        let select = SelectSink::new(&sink, selection)?;
+        let limit = LimitSink::new(&sink, options.max_output);
+        let select = SelectSink::new(&limit, selection)?;
         let options = ReadOptions {
             parallel: 1,
             access: Access::InOrder,

@@ -15,6 +15,7 @@ use crate::pipeline::budget::Budget;
 use crate::pipeline::demux::{self, DemuxOptions};
 use crate::pipeline::encode::{encode_through, is_read_in_stream};
 use crate::pipeline::index_file::Indexed;
+use crate::pipeline::limit::LimitSink;
 use crate::pipeline::output::{Output, Target};
 use crate::pipeline::select::{SelectSink, Selection};
 use crate::pipeline::settle::{Names, PATCHES_LEN_MAX, Plan, SettledSink, Survey};
@@ -84,7 +85,8 @@ pub fn convert(options: ConvertOptions, run: &Run) -> Result<ArchiveSummary> {
     };
     let (encoders, cancel) = (&options.encoders, &run.cancel);
     let outcome = encode_through(&named, encoders, &encode, &plain, cancel, |sink| {
-        let select = SelectSink::new(sink, &options.selection)?;
+        let limit = LimitSink::new(sink, read.max_output);
+        let select = SelectSink::new(&limit, &options.selection)?;
         let outcome = decoding(&read.decoders, &decode, &select, run, |sink| {
             opened.read(read, &SettledSink::new(sink, plan), run)
         })?;

@@ -8,6 +8,7 @@ use crate::base::error::Result;
 use crate::base::run::Run;
 use crate::pipeline::demux::Outcome;
 use crate::pipeline::dir_sink::{DirOptions, DirSink};
+use crate::pipeline::limit::LimitSink;
 use crate::pipeline::select::{SelectSink, Selection};
 use crate::pipeline::strip::StripSink;
 
@@ -30,7 +31,8 @@ pub struct ExtractOptions {
 pub fn extract(options: &ExtractOptions, run: &Run) -> Result<Outcome> {
     let target = DirSink::open(&options.directory, options.dir, Arc::clone(&run.monitor))?;
     let outcome = {
-        let strip = StripSink::new(&target, options.strip_components);
+        let limit = LimitSink::new(&target, options.read.max_output);
+        let strip = StripSink::new(&limit, options.strip_components);
         let select = SelectSink::new(&strip, &options.selection)?;
         let outcome = read_archive(&options.read, &select, run);
         if outcome.is_err() && options.read.keep_going && !run.cancel.is_cancelled() {

@@ -43,6 +43,8 @@ pub struct ReadOptions {
     pub access: Access,
     /// Where it comes from instead, if that is no file.
     pub stored: Option<Stored>,
+    /// Most bytes of content to put out.
+    pub max_output: Option<ByteCount>,
 }
 
 /// An archive that is kept elsewhere than in a file.
@@ -132,7 +134,7 @@ impl Opened {
                 let feed = from.open(names, options.memory, run)?;
                 Input::from_feed(feed, from.name(), run)
             }
-            None => Input::open(source, pool, &run.cancel, Arc::clone(&run.monitor))?,
+            None => Input::open(source, pool, options.memory, run)?,
         };
         Ok(Self {
             input,

@@ -1,7 +1,5 @@
 //! Extraction as the programs before us do it: from standard input, or from several streams that are open already.
 
-use std::sync::Arc;
-
 use crate::archive::{Examined, INPUT_LEN, LANE_BUFS_MAX, READ_AHEAD_LEN_MAX, decoding};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
@@ -82,7 +80,7 @@ pub fn extract_streams(
     let examined = decoding(&options.decoders, &budget, &target, run, |sink| {
         let read = |source: Option<Stream>| {
             let pool = BufPool::new(read_ahead, read_len);
-            let mut input = open(source, pool, run)?;
+            let mut input = open(source, pool, options.memory, run)?;
             let outcome = demux::run(&mut input, sink, demux_options, &run.cancel, &run.monitor)?;
             let name = input.name().to_owned();
             Ok(Examined { name, outcome })
@@ -101,13 +99,12 @@ pub fn extract_streams(
 }
 
 /// Waits for the first bytes.
-fn open(source: Option<Stream>, pool: BufPool, run: &Run) -> Result<Input> {
-    let monitor = Arc::clone(&run.monitor);
+fn open(source: Option<Stream>, pool: BufPool, memory: ByteCount, run: &Run) -> Result<Input> {
     match source {
-        None => Input::open(None, pool, &run.cancel, monitor),
+        None => Input::open(None, pool, memory, run),
         Some(Stream { file, head }) => {
             let name = format!("{:?}", file.path());
-            Input::over(file, name, head, pool, &run.cancel, monitor)
+            Input::over(file, name, head, pool, memory, run)
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::archive::verify::verify;
 use crate::archive::{Access, Examined, ReadOptions, Stored};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
+use crate::base::units::ByteCount;
 use crate::cli::common::{ChunkArgs, Common, CompressArgs};
 use crate::cli::convert::ConvertArgs;
 use crate::cli::crypt::{DecryptArgs, EncryptArgs};
@@ -197,6 +198,7 @@ impl Source {
             decoders: how.decoders,
             keep_going: how.keep_going,
             stored,
+            max_output: how.max_output,
         })
     }
 }
@@ -206,6 +208,7 @@ pub(super) struct ReadHow {
     pub(super) decoders: Decoders,
     pub(super) keep_going: bool,
     pub(super) access: Access,
+    pub(super) max_output: Option<ByteCount>,
 }
 
 /// What is taken off members.
@@ -227,6 +230,14 @@ impl Decode {
         }
         Ok(decoders)
     }
+}
+
+/// A bound on what comes out.
+#[derive(Debug, Args)]
+pub(super) struct MaxOutput {
+    /// Fail rather than put out more bytes of content than this, all files together [default: any number]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) max_output: Option<ByteCount>,
 }
 
 /// What of an archive is meant.
@@ -287,6 +298,7 @@ for; `verify` checks all.
 Examples:
   ssh db1 xbpipe create -C /backup/full . | xbpipe extract -C /restore
   xbpipe extract -C /restore --decompress full.xb
+  xbpipe extract -C /restore --decompress --max-output 500G from-somebody.xb
   xbpipe extract -C /restore --decompress s3://backups/db1/monday sakila
   xbpipe extract -C /tmp/x full.xb.gz sakila xtrabackup_info
   xbpipe extract -C /tmp/x --strip-components 1 --exclude '*.frm' full.xb 'sakila/*'"))]
@@ -301,6 +313,9 @@ pub(super) struct ExtractArgs {
 
     #[command(flatten)]
     decode: Decode,
+
+    #[command(flatten)]
+    limit: MaxOutput,
 
     /// Go on after damage and save every good file; the exit status is as without it
     #[arg(long)]
@@ -349,6 +364,7 @@ impl Verb for ExtractArgs {
             decoders: self.decode.decoders(run)?,
             keep_going: self.keep_going,
             access,
+            max_output: self.limit.max_output,
         };
         let options = ExtractOptions {
             read: self
@@ -429,6 +445,7 @@ impl Verb for ListArgs {
             decoders: self.decode.decoders(run)?,
             keep_going: true,
             access: Access::Structure,
+            max_output: None,
         };
         let options = self
             .source
@@ -525,6 +542,9 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     decode: Decode,
 
+    #[command(flatten)]
+    limit: MaxOutput,
+
     /// Check the structure of an archive file only
     #[arg(long, conflicts_with_all = ["decompress", "exclude", "paths"])]
     quick: bool,
@@ -574,6 +594,7 @@ impl Verb for VerifyArgs {
             decoders: self.decode.decoders(run)?,
             keep_going: true,
             access,
+            max_output: self.limit.max_output,
         };
         let options = self
             .source
@@ -690,6 +711,9 @@ pub(super) struct CatArgs {
     #[command(flatten)]
     decode: Decode,
 
+    #[command(flatten)]
+    limit: MaxOutput,
+
     /// Archive to read: a file, `-` for standard input, or a backup in a store as for extract
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
@@ -731,6 +755,7 @@ impl Verb for CatArgs {
             decoders: self.decode.decoders(run)?,
             keep_going: false,
             access: Access::InOrder,
+            max_output: self.limit.max_output,
         };
         let selection = Selection {
             names: self.paths,

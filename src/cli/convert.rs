@@ -8,7 +8,7 @@ use crate::archive::Access;
 use crate::archive::convert::{ConvertOptions, convert};
 use crate::base::error::Result;
 use crate::base::run::Run;
-use crate::cli::archive::{Chosen, Decode, ReadHow, Source, check_sparse, patterns};
+use crate::cli::archive::{Chosen, Decode, MaxOutput, ReadHow, Source, check_sparse, patterns};
 use crate::cli::common::{Common, CompressArgs};
 use crate::cli::crypt::EncryptArgs;
 use crate::cli::{Summary, Verb};
@@ -44,6 +44,9 @@ pub(super) struct ConvertArgs {
 
     #[command(flatten)]
     decode: Decode,
+
+    #[command(flatten)]
+    limit: MaxOutput,
 
     #[command(flatten)]
     compress: CompressArgs,
@@ -85,6 +88,7 @@ impl Verb for ConvertArgs {
         let how = ReadHow {
             decoders: self.decode.decoders(run)?,
             keep_going: false,
+            max_output: self.limit.max_output,
             access: if selection.is_everything() {
                 Access::Whole
             } else {

@@ -276,7 +276,7 @@ impl EncodeFile<'_> {
             }
             let (mut buf, have) = match self.gathered.take() {
                 Some(part) => part,
-                None => (self.part(pool)?, 0),
+                None => (self.room(pool)?, 0),
             };
             let free = buf.get_mut(have..).unwrap_or_default();
             let n = free.len().min(data.len());
@@ -292,7 +292,7 @@ impl EncodeFile<'_> {
 
     /// A buffer for a part of a piece. Of an archive so many files may be open at once that all are in their hands, and whoever
     /// would go on with them waits behind this one.
-    fn part(&self, pool: &BufPool) -> Result<Buf> {
+    fn room(&self, pool: &BufPool) -> Result<Buf> {
         let mut since = Instant::now();
         loop {
             if let Some(buf) = pool.get_within(POLL_INTERVAL, self.cancel)? {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use async_compression::tokio::bufread::{GzipDecoder, Lz4Decoder, XzDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt as _, BufReader, ReadBuf};
@@ -30,7 +31,19 @@ const MAGIC_LEN: usize = 6;
 /// Buffer of the outer decoder for what it reads.
 const OUTER_READ_LEN: usize = 256 << 10;
 
-/// A compression around a whole archive, recognised by its first bytes.
+/// The window of an outer compression may be that long in any case: what RFC 8878 asks of every decoder, and `xz -6` makes.
+pub const OUTER_MEMORY_MIN: u64 = 8 << 20;
+
+/// The longest window that zstd can have, as a power of two.
+const WINDOW_LOG_MAX: u32 = 31;
+
+/// What a decoder of xz holds beside its dictionary.
+const XZ_STATE_LEN: u64 = 1 << 20;
+
+/// How libzstd and liblzma say that they would need more than they may.
+const TOO_MUCH: [&str; 2] = ["requires too much memory", "memory limit"];
+
+/// A compression around a whole archive, recognised by its first bytes. `r[codec.outer]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outer {
     /// gzip, RFC 1952.
@@ -121,6 +134,8 @@ const WINDOW_LEN_MIN: usize = 4 << 10;
 /// Takes the outer compression off. The decoder is asynchronous; this thread is the only one that waits for it.
 struct OuterReader {
     decoder: Box<dyn AsyncRead + Send + Unpin>,
+    /// Most bytes for its window.
+    memory: ByteCount,
     raw: Arc<RawState>,
     /// Only gone while it is dropped.
     runtime: Option<Runtime>,
@@ -136,12 +151,13 @@ impl Drop for OuterReader {
 }
 
 impl Input {
-    /// Opens `source`, or standard input when it is `None` or `-`, and looks at its first bytes.
+    /// Opens `source`, or standard input when it is `None` or `-`, and looks at its first bytes. What takes an outer compression
+    /// off may hold as much as `memory` beside `pool`.
     pub fn open(
         source: Option<&Path>,
         pool: BufPool,
-        cancel: &Cancel,
-        monitor: Arc<dyn Monitor>,
+        memory: ByteCount,
+        run: &Run,
     ) -> Result<Self> {
         let (file, name) = match source.filter(|p| p.as_os_str() != "-") {
             Some(path) => (File::open(path)?, format!("{path:?}")),
@@ -162,7 +178,7 @@ impl Input {
                 )
             }
         };
-        Self::over(file, name, Vec::new(), pool, cancel, monitor)
+        Self::over(file, name, Vec::new(), pool, memory, run)
     }
 
     /// Takes over `file`; a pipe of which `head` was read already.
@@ -171,16 +187,17 @@ impl Input {
         name: String,
         mut head: Vec<u8>,
         pool: BufPool,
-        cancel: &Cancel,
-        monitor: Arc<dyn Monitor>,
+        memory: ByteCount,
+        run: &Run,
     ) -> Result<Self> {
+        let Run { cancel, monitor } = run;
         enlarge_pipe(file.as_fd());
         file.advise_sequential();
         let stat = file.stat()?;
         let mut have = head.len();
         head.resize(have.max(MAGIC_LEN), 0);
         let (reader, head) = if have == 0 && stat.mode & 0o170_000 == 0o100_000 {
-            let source = FileSource::new(file, stat.size, Arc::clone(&monitor))?;
+            let source = FileSource::new(file, stat.size, Arc::clone(monitor))?;
             have = source.read_at(&mut head, 0)?;
             match head.get(..have).and_then(Outer::sniff) {
                 None => {
@@ -189,7 +206,7 @@ impl Input {
                 }
                 // How much it will be is written nowhere.
                 Some(outer) => {
-                    let reader = OuterReader::new(outer, source.into_file(), Vec::new())?;
+                    let reader = OuterReader::new(outer, source.into_file(), Vec::new(), memory)?;
                     (Reader::Stream(Stream::Outer(reader)), Vec::new())
                 }
             }
@@ -205,7 +222,7 @@ impl Input {
             match Outer::sniff(&head) {
                 None => (Reader::Stream(Stream::Plain(file)), head),
                 Some(outer) => {
-                    let reader = OuterReader::new(outer, file, head)?;
+                    let reader = OuterReader::new(outer, file, head, memory)?;
                     (Reader::Stream(Stream::Outer(reader)), Vec::new())
                 }
             }
@@ -217,7 +234,7 @@ impl Input {
             failed: None,
             pool,
             cancel: cancel.clone(),
-            monitor,
+            monitor: Arc::clone(monitor),
             tap: None,
         })
     }
@@ -431,6 +448,16 @@ impl OuterReader {
         match read {
             Err(_elapsed) => Ok(None),
             Ok(Ok(n)) => Ok(Some(n)),
+            // r[codec.outer.window] What both libraries say.
+            Ok(Err(e)) if TOO_MUCH.iter().any(|said| e.to_string().contains(said)) => {
+                let what = format!(
+                    "the compression around the archive needs more than the {} of memory that it may take:",
+                    self.memory
+                );
+                Err(Error::new(Kind::Failed, what).hint(
+                    "use more --memory: what xz -9 makes needs 65M, what zstd --long makes 128M",
+                ))
+            }
             Ok(Err(e)) => {
                 // The decoders have no one error for an early end.
                 let ended = self.raw.ended.load(Ordering::Acquire);
@@ -450,7 +477,8 @@ impl OuterReader {
         }
     }
 
-    fn new(outer: Outer, file: File, head: Vec<u8>) -> Result<Self> {
+    fn new(outer: Outer, file: File, head: Vec<u8>, memory: ByteCount) -> Result<Self> {
+        let memory = ByteCount(memory.0.max(OUTER_MEMORY_MIN));
         let failed = |e: std::io::Error| Error::io("read", "(the archive)", e);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -465,20 +493,27 @@ impl OuterReader {
         };
         // Each of them may be a concatenation: `cat a.gz b.gz` is a legal gzip file, and pzstd and pigz write such.
         macro_rules! many {
-            ($decoder:ident) => {{
-                let mut decoder = $decoder::new(source);
+            ($decoder:expr) => {{
+                let mut decoder = $decoder;
                 decoder.multiple_members(true);
                 Box::new(decoder)
             }};
         }
         let decoder: Box<dyn AsyncRead + Send + Unpin> = match outer {
-            Outer::Gzip => many!(GzipDecoder),
-            Outer::Zstd => many!(ZstdDecoder),
-            Outer::Lz4 => many!(Lz4Decoder),
-            Outer::Xz => many!(XzDecoder),
+            Outer::Gzip => many!(GzipDecoder::new(source)),
+            Outer::Zstd => {
+                let log = memory.0.ilog2().min(WINDOW_LOG_MAX);
+                many!(ZstdDecoder::with_params(
+                    source,
+                    &[DParameter::window_log_max(log)]
+                ))
+            }
+            Outer::Lz4 => many!(Lz4Decoder::new(source)),
+            Outer::Xz => many!(XzDecoder::with_mem_limit(source, memory.0 + XZ_STATE_LEN)),
         };
         Ok(Self {
             decoder,
+            memory,
             raw,
             runtime: Some(runtime),
         })

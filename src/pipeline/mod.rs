@@ -15,6 +15,7 @@ pub mod glob;
 pub mod index_file;
 pub mod input;
 pub mod keys;
+pub mod limit;
 pub mod output;
 mod queue;
 pub mod select;

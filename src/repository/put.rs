@@ -1,7 +1,6 @@
 //! `put`: an archive that another program makes, checked to its last byte on its way into a store.
 
 use std::ffi::OsString;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,7 +63,7 @@ pub fn put(
     let pool = BufPool::new(bufs, INPUT_LEN);
     let mut command = None;
     let mut input = match origin {
-        Origin::Stdin => Input::open(None, pool, &run.cancel, Arc::clone(&run.monitor))?,
+        Origin::Stdin => Input::open(None, pool, shares.pipeline, run)?,
         Origin::Command(words) => {
             let (child, output) = start(words)?;
             let program = command.insert(child).name.clone();
@@ -73,8 +72,8 @@ pub fn put(
                 format!("of {program}"),
                 Vec::new(),
                 pool,
-                &run.cancel,
-                Arc::clone(&run.monitor),
+                shares.pipeline,
+                run,
             );
             match input {
                 Ok(input) => input,

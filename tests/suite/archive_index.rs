@@ -40,6 +40,7 @@ fn counted<R>(f: impl FnOnce(&Run) -> R) -> (R, u64, u64) {
 fn options(archive: &Path, access: Access) -> ReadOptions {
     ReadOptions {
         stored: None,
+        max_output: None,
         source: Some(archive.to_path_buf()),
         memory: ByteCount(64 << 20),
         parallel: 2,

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use xbpipe::pipeline::budget::OVERHEAD_MAX;
 
-use crate::tool::{Done, files, finish, need, noise, pipe, run, scratch, write_tree, xbpipe};
+use crate::tool::{
+    Chunks, Done, files, finish, need, noise, pipe, run, scratch, write_tree, xbpipe,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -514,5 +516,120 @@ fn a_full_disk_is_said_and_leaves_nothing_that_looks_whole() {
         let done = run(command, &archive);
         assert_ne!(done.status, 0);
         check(&target, &done);
+    }
+}
+
+/// A few bytes that become gigabytes, made by the programs that people use.
+// r[bad-input.max-output]
+#[test]
+fn a_decompression_bomb_ends_at_the_limit() {
+    const BOMB: u64 = 1 << 30;
+    let root = scratch();
+    let zeros = root.path().join("zeros");
+    std::fs::File::create(&zeros)
+        .unwrap()
+        .set_len(BOMB)
+        .unwrap();
+    let made = |tool: &str, options: &[&str]| {
+        let mut command = Command::new(need(tool, tool));
+        command.args(options);
+        command.stdin(std::fs::File::open(&zeros).unwrap());
+        let done = command.output().unwrap();
+        assert!(done.status.success());
+        done.stdout
+    };
+    let mut archive = xbpipe(["create", "--compress", "qpress", "-C"]);
+    archive.arg(root.path()).arg("zeros");
+    let qpress = run(archive, b"").expect(0).out;
+    let mut plain = xbpipe(["create", "-C"]);
+    plain.arg(root.path()).arg("zeros").stdout(Stdio::piped());
+    let mut plain = plain.spawn().unwrap();
+    let mut gzip = Command::new(need("gzip", "gzip"));
+    gzip.arg("-1").stdin(plain.stdout.take().unwrap());
+    let gzip = gzip.output().unwrap().stdout;
+    plain.wait().unwrap();
+    let member = |name: &str, bytes: &[u8]| Chunks::new().file(name, bytes).0;
+    for (name, bomb) in [
+        ("zstd", member("zeros.zst", &made("zstd", &["-c", "-1"]))),
+        ("lz4", member("zeros.lz4", &made("lz4", &["-c", "-1"]))),
+        ("qpress", qpress),
+        ("gzip", gzip),
+    ] {
+        assert!((bomb.len() as u64) < BOMB / 10, "{name}: {}", bomb.len());
+        let file = root.path().join("bomb");
+        std::fs::write(&file, &bomb).unwrap();
+        let target = root.path().join("target");
+        let new = root.path().join("new.xb");
+        let verbs = [
+            vec!["extract", "--no-sync", "-C", target.to_str().unwrap()],
+            vec!["verify"],
+            vec!["convert", "--to", new.to_str().unwrap()],
+            vec!["cat"],
+        ];
+        for verb in verbs {
+            let mut command = xbpipe(&verb);
+            command.args(["--decompress", "--max-output", "100M", "--memory", "16M"]);
+            command.args(["--progress", "none"]).arg(&file);
+            if verb[0] == "cat" {
+                command.arg("zeros");
+            }
+            let child = spawn(command);
+            let watcher = watch(child.id());
+            let done = finish(child).expect(1);
+            assert!(
+                done.last_line().contains("--max-output 100 MiB"),
+                "{}",
+                done.err
+            );
+            assert_peak(name, watcher.join().unwrap(), 16 * MIB);
+            assert!(done.out.len() as u64 <= 100 * MIB);
+            assert!(!target.join("zeros").exists() && !new.exists());
+            std::fs::remove_dir_all(&target).ok();
+            std::fs::remove_file(root.path().join("new.xb.xbpipe-partial")).ok();
+        }
+    }
+    // Exactly as much as is allowed.
+    let small = member("a", &[7; 1000]);
+    run(xbpipe(["verify", "--max-output", "1000"]), &small).expect(0);
+    run(xbpipe(["verify", "--max-output", "999"]), &small).expect(1);
+}
+
+/// The window of what is around an archive is bounded by `--memory`, and told.
+// r[codec.outer.window]
+#[test]
+fn an_outer_window_is_as_long_as_memory_allows() {
+    let root = scratch();
+    let source = root.path().join("source");
+    write_tree(&source, &files([("a", &noise(9 << 20, 1)[..])]));
+    let archive = run(create(&source, &[]), b"").expect(0).out;
+    for (tool, package, options, memory) in [
+        ("zstd", "zstd", &["-19", "-c"][..], 8),
+        ("zstd", "zstd", &["--long=26", "-c"], 64),
+        ("zstd", "zstd", &["--long=27", "-c"], 128),
+        ("xz", "xz-utils", &["-6", "-c"], 8),
+        ("xz", "xz-utils", &["-9", "-c"], 64),
+    ] {
+        let mut command = Command::new(need(tool, package));
+        command.args(options);
+        let packed = run(command, &archive).expect(0).out;
+        let file = root.path().join("packed");
+        std::fs::write(&file, &packed).unwrap();
+        let mut command = xbpipe(["verify", "--memory", &format!("{memory}M")]);
+        command.arg(&file);
+        let child = spawn(command);
+        let watcher = watch(child.id());
+        finish(child).expect(0);
+        // What it may take is as much again.
+        assert_peak(tool, watcher.join().unwrap(), 2 * memory * MIB);
+        if memory > 8 {
+            let less = format!("{}M", memory / 2);
+            let done = run(xbpipe(["verify", "--memory", &less]), &packed).expect(1);
+            assert!(
+                done.last_line().contains("around the archive"),
+                "{}",
+                done.err
+            );
+            assert!(done.err.contains("use more --memory"), "{}", done.err);
+        }
     }
 }

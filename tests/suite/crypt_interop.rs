@@ -587,3 +587,28 @@ fn an_encrypted_backup_restores() {
     );
     restores(&server, &target, &[]);
 }
+
+/// The text form of the age tool is refused by name, and stays what it is for whoever has that tool.
+// r[encryption.armour]
+#[test]
+fn armoured_files_are_refused_by_name() {
+    let keys = Keys::new();
+    let (key, recipient) = keys.generate("key");
+    let mut command = Command::new(need("age", "age"));
+    command.args(["-a", "-r", &recipient]);
+    let text = run(command, b"content").expect(0).out;
+    let archive = Chunks::new().file("t.age", &text).0;
+    let root = scratch();
+    let options = ["--decrypt-key-file", key.to_str().unwrap()];
+    let target = root.path().join("target");
+    let done = extract(&archive, &target, &options).expect(1);
+    assert!(
+        done.last_line().contains("as text (armoured)"),
+        "{}",
+        done.err
+    );
+    assert!(done.err.contains("use `age -d`"), "{}", done.err);
+    assert!(!target.join("t").exists());
+    extract(&archive, &target, &[]).expect(0);
+    assert_eq!(age_decrypts(&key, &target.join("t.age")), b"content");
+}
