@@ -365,7 +365,7 @@ fn signals_end_a_run_that_is_blocked_in_either_direction() {
         "SIGINT",
     );
     // A result that nobody reads: the run is given up by a second signal.
-    let mut names = crate::tool::Chunks::new();
+    let mut names = Chunks::new();
     for i in 0..60_000 {
         names = names.file(&format!("a/name/of/some/length/{i}"), b"");
     }
@@ -492,7 +492,7 @@ fn a_full_disk_is_said_and_leaves_nothing_that_looks_whole() {
         assert!(!to.exists() && disk.0.join("a.xb.xbpipe-partial").exists());
         // Very many small ones, until nothing goes in any more.
         std::fs::remove_file(disk.0.join("a.xb.xbpipe-partial")).unwrap();
-        let mut many = crate::tool::Chunks::new();
+        let mut many = Chunks::new();
         for i in 0..4000 {
             many = many.file(&format!("f{i}"), &[7; 4096]);
         }
