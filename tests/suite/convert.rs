@@ -522,7 +522,8 @@ fn members_that_interleave_neither_block_nor_fail() {
     }
     let expected = place.extract(&archive.0, &[]);
     let age = ["--encrypt", "age", "--encrypt-recipient", &place.recipient];
-    let decode = ["--decompress", "--decrypt-key-file", &place.key];
+    let mut decode = vec!["--decompress", "--decrypt-key-file", &place.key];
+    decode.extend(["--memory", "512M"]);
     for options in [
         &["--memory", "8M"][..],
         &["--memory", "16M", "--compress", "zstd:1"],
