@@ -46,6 +46,8 @@ pub struct ConvertOptions {
     pub target: Target,
     /// What members pass through, in this order.
     pub encoders: Encoders,
+    /// Most payload of one chunk, if asked for.
+    pub chunk_len: Option<usize>,
     /// Tell holes as such, for readers that know sparse chunks.
     pub sparse: bool,
 }
@@ -53,12 +55,15 @@ pub struct ConvertOptions {
 /// Converts. The archive is finished only if all that was read of the source was right.
 pub fn convert(options: ConvertOptions, run: &Run) -> Result<ArchiveSummary> {
     let read = &options.read;
-    let (decode, encode) = Budget::convert(
+    let (decode, mut encode) = Budget::convert(
         read.memory_for_pipeline()?,
         read.parallel,
         &read.decoders,
         &options.encoders,
     )?;
+    if let Some(len) = options.chunk_len {
+        encode = encode.with_chunk_len(len);
+    }
     let mut opened = Opened::within(decode.clone(), read, run)?;
     let plan = match plan(&mut opened, read, run)? {
         Planned::No => None,

@@ -9,7 +9,7 @@ use crate::archive::convert::{ConvertOptions, convert};
 use crate::base::error::Result;
 use crate::base::run::Run;
 use crate::cli::archive::{Chosen, Decode, MaxOutput, ReadHow, Source, check_sparse, patterns};
-use crate::cli::common::{Common, CompressArgs};
+use crate::cli::common::{ChunkArgs, Common, CompressArgs};
 use crate::cli::crypt::EncryptArgs;
 use crate::cli::{Summary, Verb};
 use crate::pipeline::output::{OpenSink as _, Target};
@@ -53,6 +53,9 @@ pub(super) struct ConvertArgs {
 
     #[command(flatten)]
     encrypt: EncryptArgs,
+
+    #[command(flatten)]
+    chunk: ChunkArgs,
 
     /// Store holes that the archive tells of as sparse chunks instead of zeros: xbpipe and Percona's xbstream from 8.0.7 on read
     /// them, mbstream does not
@@ -111,6 +114,7 @@ impl Verb for ConvertArgs {
             selection,
             target,
             encoders,
+            chunk_len: self.chunk.len()?,
             sparse: self.sparse,
         };
         let done = convert(options, run)?;
