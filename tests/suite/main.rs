@@ -57,6 +57,8 @@ mod compat_mbstream;
 mod compat_xbcrypt;
 mod crypt;
 mod crypt_interop;
+mod damage_matrix;
+mod damage_samples;
 mod fuzzed;
 mod innodb_pages_real;
 mod innodb_prepare_real;
