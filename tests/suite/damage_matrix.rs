@@ -530,7 +530,7 @@ fn ours_with_lz4() {
 
 #[test]
 fn ours_with_qpress() {
-    matrix(&samples::ours("ours .qp", &["--compress", "quicklz"]));
+    matrix(&samples::ours("ours .qp", &["--compress", "qpress"]));
 }
 
 #[test]
@@ -581,7 +581,7 @@ fn lz4() {
 
 #[test]
 fn qpress() {
-    matrix(&samples::foreign(".qp", &["--compress", "quicklz"]));
+    matrix(&samples::foreign(".qp", &["--compress", "qpress"]));
 }
 
 #[test]
@@ -667,7 +667,7 @@ fn memory_does_not_grow_over_the_cases() {
     let options = ["--compress", "zstd", "--compress-frame-size", "64K"];
     let samples = [
         samples::ours("ours .zst", &options),
-        samples::foreign(".qp", &["--compress", "quicklz"]),
+        samples::foreign(".qp", &["--compress", "qpress"]),
         samples::of_age(),
         samples::of_lz4(),
         samples::of_percona(),
