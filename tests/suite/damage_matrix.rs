@@ -681,7 +681,7 @@ fn memory_does_not_grow_over_the_cases() {
             byte_damages(&sample.archive, false, |damage| {
                 number += 1;
                 // Other cases in each round, some hundred of each sample.
-                if number % 16 == round * 8 {
+                if number % 8 == round * 4 {
                     bench.case(damage);
                 }
             });
