@@ -288,7 +288,8 @@ and the exit status is 0 only if every file was saved. Where the structure of an
 archive file of xbpipe is read by its index. If neither tells whether a file is whole, it is not.
 
 --resume needs an archive file with an index, as xbpipe writes it. A file that is there and has the length and checksum of the
-index is kept; everything else is written again, files that --decompress changes always.
+index is kept; everything else is written again from its beginning: also a large file of which only the end is missing, and
+files that --decompress changes always.
 
 When some files are asked for and the archive is a file that xbpipe has written, only those are read, and only they are vouched
 for; `verify` checks all.

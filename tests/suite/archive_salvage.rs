@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::tool::{
-    Chunks, Done, Node, Tree, assert_same, files, noise, read_tree, run, scratch, split_chunks,
+    Chunks, Done, Node, Tree, assert_same, files, index_free, noise, read_tree, run, scratch,
     write_tree, xbpipe,
 };
 
@@ -73,11 +73,7 @@ fn every_good_file_of_a_damaged_archive_is_saved() {
     let tree = tree();
     let ours = archive(&tree);
     // Without the index: the same chunks as another program would write them.
-    let theirs: Vec<u8> = split_chunks(&ours)
-        .into_iter()
-        .filter(|chunk| !chunk[14..].starts_with(b"xbpipe_index"))
-        .flatten()
-        .collect();
+    let theirs = index_free(&ours);
     let payload = |archive: &[u8]| position(archive, &noise(6 << 20, 1)[3 << 20..][..64]);
     let head = |archive: &[u8]| position(archive, b"second") - 20 - 3 - 14;
     type Damage<'d> = (&'d str, &'d dyn Fn(&[u8]) -> Vec<u8>, &'d [&'d str]);
@@ -216,6 +212,7 @@ fn verify_names_each_bad_file_and_ends_with_a_verdict() {
     assert_eq!(*verdict, expected);
 }
 
+// r[bad-input.resume]
 #[test]
 fn a_killed_extraction_is_continued_without_writing_again() {
     let tree = tree();

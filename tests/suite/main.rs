@@ -58,6 +58,8 @@ mod compat_xbcrypt;
 mod convert;
 mod crypt;
 mod crypt_interop;
+mod damage_matrix;
+mod damage_samples;
 mod fuzzed;
 mod innodb_pages_real;
 mod innodb_prepare_real;

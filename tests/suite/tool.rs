@@ -308,19 +308,63 @@ pub(crate) fn index_of(lines: &str, members: u64, bytes: u64) -> Vec<u8> {
         .0
 }
 
+/// The fields of the chunk at the beginning of `archive`, each with its length in bytes.
+pub(crate) fn chunk_fields(archive: &[u8]) -> Vec<(&'static str, usize)> {
+    let number = |at: usize, len: usize| {
+        let mut le = [0; 8];
+        le[..len].copy_from_slice(&archive[at..at + len]);
+        usize::try_from(u64::from_le_bytes(le)).unwrap()
+    };
+    let path_len = number(10, 4);
+    let body = 14 + path_len;
+    let rest = &archive[body..];
+    let mut fields = vec![
+        ("magic", 8),
+        ("flags", 1),
+        ("letter", 1),
+        ("path_len", 4),
+        ("path", path_len),
+    ];
+    fields.extend(match archive[9] {
+        b'P' => vec![
+            ("payload_len", 8),
+            ("file_offset", 8),
+            ("crc", 4),
+            ("payload", number(body, 8)),
+        ],
+        b'S' if rest.len() == 8 || rest[8..].starts_with(b"XBSTCK01") => vec![("file_offset", 8)],
+        b'S' => vec![
+            ("entries", 4),
+            ("payload_len", 8),
+            ("file_offset", 8),
+            ("crc", 4),
+            ("map", 8 * number(body, 4)),
+            ("payload", number(body + 4, 8)),
+        ],
+        b'R' => vec![("new_path_len", 4), ("new_path", number(body, 4))],
+        _ => Vec::new(),
+    });
+    fields
+}
+
 /// The chunks of an archive, each with all its bytes.
 pub(crate) fn split_chunks(archive: &[u8]) -> Vec<Vec<u8>> {
     let mut chunks = Vec::new();
     let mut rest = archive;
     while !rest.is_empty() {
-        let path_len = u32::from_le_bytes(rest[10..14].try_into().unwrap()) as usize;
-        let mut len = 14 + path_len;
-        if rest[9] == b'P' {
-            let payload = u64::from_le_bytes(rest[len..len + 8].try_into().unwrap());
-            len += 20 + usize::try_from(payload).unwrap();
-        }
-        chunks.push(rest[..len].to_vec());
-        rest = &rest[len..];
+        let len = chunk_fields(rest).iter().map(|(_, len)| len).sum();
+        let (chunk, behind) = rest.split_at(len);
+        chunks.push(chunk.to_vec());
+        rest = behind;
     }
     chunks
+}
+
+/// The same archive as a program that knows no index would have written it.
+pub(crate) fn index_free(archive: &[u8]) -> Vec<u8> {
+    split_chunks(archive)
+        .into_iter()
+        .filter(|chunk| !chunk[14..].starts_with(b"xbpipe_index"))
+        .flatten()
+        .collect()
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::outcome::{Content, Entry, Places, Results};
 use crate::base::error::{Error, Kind, Result};
 use crate::pipeline::sink::Sink;
-use crate::xbstream::index::{IndexLine, IndexLineError, IndexLines, Place};
+use crate::xbstream::index::{IndexLine, IndexLineError, IndexLines, Place, TRAILER_LEN};
 use crate::xbstream::limits::{INDEX_CHUNK_LEN_MAX, OPEN_FILES_MAX};
 use crate::xbstream::{ArchivePath, ChunkHead};
 
@@ -119,6 +119,51 @@ impl IndexReader {
         }
         self.ended = true;
         Ok(())
+    }
+}
+
+/// Follows a member with the name of the index that does not begin the archive. Left by a reader that knows no index, it is a
+/// file, and its trailer tells a place in another archive. If it is this archive's own index, chunks have changed places.
+/// `r[xbstream.index.displaced]`
+#[derive(Debug, Default)]
+pub(super) struct Stray {
+    /// Positions of the first and the last of its chunks that have no other member's chunk between them.
+    run: Option<(u64, u64)>,
+    /// Its last bytes.
+    tail: Vec<u8>,
+}
+
+impl Stray {
+    /// A chunk begins: with payload of this member, or another member's.
+    pub(super) fn chunk(&mut self, position: Option<u64>) {
+        self.run = match (position, self.run) {
+            (Some(position), Some((first, _))) => Some((first, position)),
+            (Some(position), None) => Some((position, position)),
+            (None, _) => None,
+        };
+    }
+
+    pub(super) fn data(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(
+            bytes
+                .get(bytes.len().saturating_sub(TRAILER_LEN)..)
+                .unwrap_or_default(),
+        );
+        self.tail
+            .drain(..self.tail.len().saturating_sub(TRAILER_LEN));
+    }
+
+    /// Its end chunk is at `position`.
+    pub(super) fn end(&self, position: u64) -> Result<()> {
+        let line = self.tail.strip_suffix(b"\n").map(IndexLine::parse);
+        match (line, self.run) {
+            (Some(Ok(IndexLine::Trailer { table, .. })), Some((first, last)))
+                if (first..=last).contains(&table) =>
+            {
+                Err(bad_index("the archive has chunks before its index").at(position))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -34,10 +34,10 @@ use crate::xbstream::{
 };
 use dispatch::{Dispatch, Op, with_lanes};
 use far::{FAR_LEN_MIN, FarChunk, Head};
-use index_reader::IndexReader;
+use index_reader::{IndexReader, Stray};
 use lane::Common;
 use outcome::{Places, Results};
-use salvage::Salvage;
+use salvage::{Doubt, Salvage};
 
 /// How to go through an archive.
 #[derive(Debug, Clone, Copy)]
@@ -92,9 +92,11 @@ pub fn run(
             incomplete: Vec::new(),
             index_lost: false,
             only_index_lost: false,
+            doubt: Doubt::default(),
             current: None,
             tracker: Tracker::new(),
             index: None,
+            stray: Stray::default(),
             places: common.places.clone(),
             lone: options.lone_chunk.map_or(Lone::No, Lone::Possible),
             sink,
@@ -126,6 +128,7 @@ struct ReaderEnd {
     /// The index is damaged, and nothing else is known to be.
     only_index_lost: bool,
     index: Option<IndexReader>,
+    doubt: Doubt,
 }
 
 /// Lanes have ended: puts together what they, the index and the reader know.
@@ -168,6 +171,12 @@ fn finish(
                 .extend(results.doubt(at_end.only_index_lost));
             at_end.incomplete.sort();
         }
+    } else {
+        let out_of_joint = is_out_of_joint(&read, &at_end.incomplete);
+        at_end
+            .incomplete
+            .extend(results.distrust(at_end.doubt.files(out_of_joint)));
+        at_end.incomplete.sort();
     }
     let nothing_else = results.failures.is_empty() && at_end.incomplete.is_empty();
     let displaced = results.displaced.take().filter(|_| nothing_else);
@@ -190,6 +199,15 @@ fn finish(
     })
 }
 
+/// Whether a chunk may have come under a wrong name or type: where something else was expected, or where a file has no end
+/// though the input ends between two chunks. A cut, or wrong payload, is no sign of that. `r[bad-input.bare-end]`
+fn is_out_of_joint(read: &Read, incomplete: &[ArchivePath]) -> bool {
+    match &read.error {
+        Some(error) => error.kind() == Kind::Checksum,
+        None => !incomplete.is_empty() && !read.stopped,
+    }
+}
+
 /// The thread that takes the stream apart.
 struct Reader<'s> {
     dispatch: Dispatch,
@@ -206,10 +224,13 @@ struct Reader<'s> {
     incomplete: Vec<ArchivePath>,
     index_lost: bool,
     only_index_lost: bool,
+    doubt: Doubt,
     /// The file and head whose payload is passing.
     current: Option<(Current, Box<ChunkHead>)>,
     tracker: Tracker,
     index: Option<IndexReader>,
+    /// A member of the index's name elsewhere.
+    stray: Stray,
     /// The places of no chunks.
     places: Places,
     lone: Lone,
@@ -323,20 +344,31 @@ impl Reader<'_> {
         self.salvage.find(error.into());
         self.current = None;
         self.salvage.structure_lost = true;
-        if !self.has_index() {
-            for (path, (slot, lane)) in std::mem::take(&mut self.slots) {
-                self.dispatch.send(lane, Op::Abandon(slot))?;
-                self.tracker.forget(&path);
-                self.salvage.incomplete.push(path.clone());
-                self.salvage.pass_over(path);
-            }
-        }
+        self.give_up_open()?;
         decoder.resync();
+        Ok(())
+    }
+
+    /// Any open file may have lost a part, and only an index could tell.
+    fn give_up_open(&mut self) -> Result<()> {
+        if self.has_index() {
+            return Ok(());
+        }
+        for (path, (slot, lane)) in std::mem::take(&mut self.slots) {
+            self.dispatch.send(lane, Op::Abandon(slot))?;
+            self.tracker.forget(&path);
+            self.salvage.incomplete.push(path.clone());
+            self.salvage.pass_over(path);
+        }
         Ok(())
     }
 
     /// A chunk that does not fit to what came before. If that is not the end of the reading, it is that of its file.
     fn misfit(&mut self, head: ChunkHead, error: DecodeError) -> Result<()> {
+        // r[bad-input.payload-after-end]
+        if matches!(error.kind(), ErrorKind::AfterEnd) && head.payload_crc().is_some() {
+            self.doubt.goes_on(head.path.clone());
+        }
         if !self.keep_going {
             return Err(error.into());
         }
@@ -350,8 +382,10 @@ impl Reader<'_> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .failed(&path, error.into());
-            if let Some((slot, lane)) = self.slots.remove(&path) {
-                self.dispatch.send(lane, Op::Abandon(slot))?;
+            match self.slots.remove(&path) {
+                Some((slot, lane)) => self.dispatch.send(lane, Op::Abandon(slot))?,
+                // r[bad-input.payload-of-none]
+                None => self.give_up_open()?,
             }
             self.tracker.forget(&path);
         } else {
@@ -387,6 +421,7 @@ impl Reader<'_> {
         };
         // What is in the buffer goes as it is; and what the source does not have is for the decoder to find missing.
         let is_far = len >= FAR_LEN_MIN
+            && head.path.as_bytes() != INDEX_PATH
             && len > decoder.buffered() as u64
             && decoder.position().saturating_add(len) <= far_end;
         if !is_far {
@@ -419,14 +454,19 @@ impl Reader<'_> {
             index_lost: self.index_lost,
             only_index_lost: self.only_index_lost,
             index: self.index,
+            doubt: self.doubt,
         }
     }
 
     fn event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Chunk(head) => self.chunk(head),
-            Event::Data { file_offset, bytes } => match self.current {
-                Some((Current::Slot(slot, lane), _)) => {
+            Event::Data { file_offset, bytes } => match &self.current {
+                Some((Current::Slot(slot, lane), head)) => {
+                    let (slot, lane) = (*slot, *lane);
+                    if head.path.as_bytes() == INDEX_PATH {
+                        self.stray.data(&bytes);
+                    }
                     self.dispatch.weigh(lane, bytes.len() as u64);
                     self.dispatch.send(lane, Op::Data(slot, file_offset, bytes))
                 }
@@ -513,6 +553,9 @@ impl Reader<'_> {
                 head.path
             ));
         }
+        if self.index.is_none() && !matches!(head.body, Body::End) {
+            self.stray.chunk(named_index.then_some(head.position));
+        }
         if let (Some(index), true) = (&mut self.index, named_index) {
             return match head.body {
                 Body::Payload { .. } if self.salvage.index_lost => {
@@ -545,6 +588,7 @@ impl Reader<'_> {
             Step::Opened { replaces } => {
                 if replaces {
                     self.dispatch.barrier()?;
+                    self.doubt.begins_anew(&head.path);
                 }
                 let (slot, lane) = self.open(&head.path, replaces)?;
                 self.payload(slot, lane, head)
@@ -558,6 +602,9 @@ impl Reader<'_> {
                 self.payload(slot, lane, head)
             }
             Step::Ended => {
+                if named_index {
+                    self.stray.end(head.position)?;
+                }
                 let (slot, lane) = self.slots.remove(&head.path).ok_or_else(|| lost(&head))?;
                 self.dispatch.send(lane, Op::Close(slot))
             }
@@ -569,6 +616,7 @@ impl Reader<'_> {
             Step::Empty => {
                 let (slot, lane) = self.open(&head.path, false)?;
                 self.slots.remove(&head.path);
+                self.doubt.bare_end(head.path);
                 self.dispatch.send(lane, Op::Close(slot))
             }
             Step::Renamed => {
@@ -576,6 +624,7 @@ impl Reader<'_> {
                     return Ok(());
                 };
                 self.dispatch.barrier()?;
+                self.doubt.renamed(&head.path, to);
                 self.sink.rename(&head.path, to)
             }
             Step::Removed => {

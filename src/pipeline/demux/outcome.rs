@@ -270,6 +270,14 @@ impl Results {
         doubted
     }
 
+    /// Takes back what was said of `files`, which no index knows; returns those that nothing worse is known of.
+    pub(super) fn distrust(&mut self, mut files: Vec<ArchivePath>) -> Vec<ArchivePath> {
+        files.retain(|path| self.failures.iter().all(|f| f.path != *path));
+        let distrusted = files.iter().map(|path| (path.clone(), 0));
+        self.distrusted.extend(distrusted);
+        files
+    }
+
     /// What is left in the ledger once the index has ended; `incomplete` files are told apart elsewhere.
     pub(super) fn settle(&mut self, incomplete: &[ArchivePath]) {
         let known: HashSet<ArchivePath> = self

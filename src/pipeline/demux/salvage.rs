@@ -10,9 +10,61 @@ use std::collections::HashSet;
 
 use crate::base::error::{Error, Kind};
 use crate::xbstream::ArchivePath;
+use crate::xbstream::limits::OPEN_FILES_MAX;
 
 /// Findings about the structure that are kept; more are only counted.
 const FINDINGS_MAX: usize = 100;
+
+/// Files of an archive without an index that were closed and may be wrong all the same, as far as they are remembered.
+#[derive(Debug, Default)]
+pub(super) struct Doubt {
+    /// Nothing was there of them but the end chunk.
+    bare: HashSet<ArchivePath>,
+    /// They had payload behind their end.
+    going_on: HashSet<ArchivePath>,
+}
+
+/// Files that are remembered of each kind: no more than can be open.
+const DOUBTED_MAX: usize = OPEN_FILES_MAX;
+
+impl Doubt {
+    /// An end chunk without a beginning made an empty file. `r[bad-input.bare-end]`
+    pub(super) fn bare_end(&mut self, path: ArchivePath) {
+        if self.bare.len() < DOUBTED_MAX {
+            self.bare.insert(path);
+        }
+    }
+
+    /// An ended file comes again from its beginning.
+    pub(super) fn begins_anew(&mut self, path: &ArchivePath) {
+        self.bare.remove(path);
+    }
+
+    /// An ended file has another name.
+    pub(super) fn renamed(&mut self, from: &ArchivePath, to: &ArchivePath) {
+        if self.bare.remove(from) {
+            self.bare.insert(to.clone());
+        } else {
+            self.bare.remove(to);
+        }
+    }
+
+    /// Payload of an ended file came. `r[bad-input.payload-after-end]`
+    pub(super) fn goes_on(&mut self, path: ArchivePath) {
+        if self.going_on.len() < DOUBTED_MAX {
+            self.going_on.insert(path);
+        }
+    }
+
+    /// All of them; those of end chunks only if chunks turned out to be other than they were written.
+    pub(super) fn files(self, out_of_joint: bool) -> Vec<ArchivePath> {
+        let mut files = self.going_on;
+        if out_of_joint {
+            files.extend(self.bare);
+        }
+        files.into_iter().collect()
+    }
+}
 
 /// Damage so far, and what it costs.
 #[derive(Debug, Default)]
