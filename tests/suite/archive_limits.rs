@@ -23,7 +23,7 @@ fn peak(pid: u32) -> Option<u64> {
 }
 
 /// Looks at a process every few milliseconds until it ends; returns the highest peak seen.
-fn watch(pid: u32) -> std::thread::JoinHandle<u64> {
+pub(crate) fn watch(pid: u32) -> std::thread::JoinHandle<u64> {
     std::thread::spawn(move || {
         let mut highest = 0;
         while let Some(now) = peak(pid) {
@@ -34,7 +34,7 @@ fn watch(pid: u32) -> std::thread::JoinHandle<u64> {
     })
 }
 
-fn assert_peak(what: &str, found: u64, memory: u64) {
+pub(crate) fn assert_peak(what: &str, found: u64, memory: u64) {
     assert!(found > 0, "{what}: never seen");
     assert!(
         found <= memory + OVERHEAD_MAX,
