@@ -22,8 +22,9 @@ use crate::pipeline::budget::Budget;
 use crate::pipeline::decode::DecodeSink;
 use crate::pipeline::demux::{self, DemuxOptions, IndexedOptions, Outcome};
 use crate::pipeline::index_file::{Indexed, bad_index};
-use crate::pipeline::input::{Input, OpenFeed};
+use crate::pipeline::input::{Extent, Input, OpenFeed};
 use crate::pipeline::sink::Sink;
+use crate::pipeline::source::ReadAt;
 use crate::pipeline::workers::Workers;
 
 /// How an archive is read.
@@ -64,14 +65,23 @@ pub enum Access {
     Whole,
     /// Some members.
     Members,
-    /// All, by the index where there is one: what it tells of is found behind damage, too.
-    Salvage,
+    /// All, by the index where there is one: what it tells of is found behind damage, too, and nothing waits for what comes late.
+    Listed,
     /// What is missing of it in a directory: without an index nobody can tell.
     Resume,
     /// Some members, one behind the other.
     InOrder,
     /// What it holds, and not whether that is right.
     Structure,
+}
+
+impl Access {
+    fn extent(self) -> Extent {
+        match self {
+            Self::Whole | Self::Listed | Self::Resume => Extent::Whole,
+            Self::Members | Self::InOrder | Self::Structure => Extent::Some,
+        }
+    }
 }
 
 /// Most bytes between reader and lanes: what is read further ahead has left the processor's cache when its turn comes.
@@ -101,6 +111,8 @@ pub struct Examined {
 /// An open archive, and the memory to read it with.
 pub(crate) struct Opened {
     pub(crate) input: Input,
+    /// The archive as something to read anywhere, if it is that.
+    source: Option<Arc<dyn ReadAt>>,
     budget: Budget,
     lane_bufs: usize,
 }
@@ -129,15 +141,21 @@ impl Opened {
         let pool = BufPool::new(read_ahead / INPUT_LEN, INPUT_LEN);
         let lane_bufs = (total - read_ahead) / budget.input_buf_len / budget.lanes;
         let source: Option<&Path> = options.source.as_deref();
-        let input = match &options.stored {
+        let (input, source) = match &options.stored {
             Some(Stored { from, names }) => {
                 let feed = from.open(names, options.memory, run)?;
-                Input::from_feed(feed, from.name(), run)
+                let source = from.source(options.access.extent(), options.memory, run)?;
+                (Input::from_feed(feed, from.name(), run), source)
             }
-            None => Input::open(source, pool, options.memory, run)?,
+            None => {
+                let input = Input::open(source, pool, options.memory, run)?;
+                let source = input.source();
+                (input, source)
+            }
         };
         Ok(Self {
             input,
+            source,
             budget,
             lane_bufs: lane_bufs.clamp(1, LANE_BUFS_MAX),
         })
@@ -158,7 +176,7 @@ impl Opened {
         let demux = self.demux_options(options);
         let indexed = match options.access {
             Access::Whole | Access::Structure => None,
-            Access::Members | Access::InOrder | Access::Salvage => self.index(run)?,
+            Access::Members | Access::InOrder | Access::Listed => self.index(run)?,
             Access::Resume => Some(self.index(run)?.ok_or_else(|| no_index(self))?),
         };
         if let Some(indexed) = &indexed {
@@ -178,10 +196,10 @@ impl Opened {
 
     /// The index, if the archive can be read anywhere and has one that is right at its end.
     pub(crate) fn index(&self, run: &Run) -> Result<Option<Indexed>> {
-        let Some(source) = self.input.source() else {
+        let Some(source) = &self.source else {
             return Ok(None);
         };
-        match Indexed::find(source) {
+        match Indexed::find(Arc::clone(source)) {
             Err(error) if bad_index(&error) => {
                 let error = error.path(self.input.name());
                 run.monitor
@@ -194,7 +212,8 @@ impl Opened {
 }
 
 fn no_index(opened: &Opened) -> Error {
-    let what = "to resume, an archive file with an index is needed, which this is not:";
+    let what =
+        "to resume, an archive with an index is needed, in a file or a store, which this is not:";
     Error::new(Kind::Usage, what)
         .path(opened.input.name())
         .hint("extract everything again with --overwrite")

@@ -287,12 +287,12 @@ which may take a while. With --no-sync they are complete and under their names, 
 and the exit status is 0 only if every file was saved. Where the structure of an archive is damaged, reading goes on at the next chunk, or an
 archive file of xbpipe is read by its index. If neither tells whether a file is whole, it is not.
 
---resume needs an archive file with an index, as xbpipe writes it. A file that is there and has the length and checksum of the
-index is kept; everything else is written again from its beginning: also a large file of which only the end is missing, and
-files that --decompress changes always.
+--resume needs an archive with an index, as xbpipe writes it, in a file or in a store. A file that is there and has the length and
+checksum of the index is kept; everything else is written again from its beginning: also a large file of which only the end is
+missing, and files that --decompress changes always.
 
-When some files are asked for and the archive is a file that xbpipe has written, only those are read, and only they are vouched
-for; `verify` checks all.
+When some files are asked for and the archive is one that xbpipe has written, in a file or in a store, only those are read, and only
+they are vouched for; `verify` checks all.
 
 ", patterns!(), "
 
@@ -357,7 +357,7 @@ impl Verb for ExtractArgs {
         let selection = self.chosen.selection();
         let access = match selection.is_everything() {
             _ if self.resume => Access::Resume,
-            true if self.keep_going => Access::Salvage,
+            true if self.keep_going => Access::Listed,
             true => Access::Whole,
             false => Access::Members,
         };
@@ -367,10 +367,15 @@ impl Verb for ExtractArgs {
             access,
             max_output: self.limit.max_output,
         };
+        let mut read = self
+            .source
+            .options(&self.common, how, &selection.names, run)?;
+        if read.stored.is_some() && access == Access::Whole {
+            // In order, one slow range would hold up all behind it.
+            read.access = Access::Listed;
+        }
         let options = ExtractOptions {
-            read: self
-                .source
-                .options(&self.common, how, &selection.names, run)?,
+            read,
             directory: self.directory,
             selection,
             strip_components: self.strip_components,
@@ -390,7 +395,7 @@ impl Verb for ExtractArgs {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = concat!("\
-Of a file that xbpipe has written only the index is read; of another one, only the structure. So this tells what should be in
+Of an archive that xbpipe has written, in a file or in a store, only the index is read; of another file, only the structure. So this tells what should be in
 the archive: `verify` tells whether it is. What comes through a pipe, or is compressed as a whole, is read and checked.
 
 Names are in order of their bytes; what is not printable in them is escaped. With
@@ -519,7 +524,7 @@ fn json_member(path: &ArchivePath, member: &Member) -> Value {
 Everything that extract checks: structure, the checksum of every chunk, the end of every file, and the end of the archive
 where it states one (archives of xbpipe do; those of other programs end wherever they end). All damage is told, not only
 the first. With --decompress the compressed files are decompressed and their own checksums checked as well. With PATHs, of an
-archive file that xbpipe has written only those are read.
+archive that xbpipe has written, in a file or in a store, only those are read.
 
 With --quick only the structure of such a file is checked: trailer, checksums of the index, the head of every chunk
 and all sizes. That finds a copy that was cut or mixed up, but not a wrong byte inside a file.
@@ -699,8 +704,8 @@ fn finding(path: Option<&ArchivePath>, error: &Error) -> (String, Value) {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = concat!("\
-Files come one after another in the order in which they begin in the archive. Of an archive file that xbpipe has written only
-they are read; any other archive is read and checked to its end. What is on standard output can be trusted only when the exit
+Files come one after another in the order in which they begin in the archive. Of an archive that xbpipe has written, in a file or in
+a store, only they are read; any other archive is read and checked to its end. What is on standard output can be trusted only when the exit
 status is 0.
 
 ", patterns!(), "

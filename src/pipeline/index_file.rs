@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::pipeline::archive_sink::index_path;
-use crate::pipeline::source::ReadAt;
+use crate::pipeline::source::{Lease, ReadAt};
 use crate::xbstream::index::{IndexLine, IndexLineError, IndexLines, Place, TRAILER_LEN};
 use crate::xbstream::limits::{INDEX_CHUNK_LEN_MAX, INDEX_TAIL_LEN_MAX};
 use crate::xbstream::{ArchivePath, Body, Decoder, Event, encode};
@@ -168,11 +168,19 @@ impl Indexed {
             })
         };
         let head_len = encode::payload_head_len(&self.path);
+        let whole_len = |place: &Place| place.len.saturating_add(head_len as u64);
+        let expected: Vec<(u64, u64)> = (self.table.iter())
+            .map(|place| (place.position, whole_len(place)))
+            .collect();
+        self.source.expect(&expected)?;
         let mut position = 0;
         for place in &self.table {
             position = place.position;
-            let len = usize::try_from(place.len).unwrap_or(usize::MAX);
-            let bytes = read(self.source.as_ref(), position, head_len.saturating_add(len))?;
+            let len = whole_len(place);
+            let lease = Lease::new(&self.source, position, len);
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            let bytes = read(self.source.as_ref(), position, len)?;
+            drop(lease);
             let (found_offset, bytes) = content(bytes.into(), &self.path, position, false)?;
             if found_offset != offset || bytes.len() as u64 != place.len {
                 return Err(bad("the table of the index leads elsewhere", position));

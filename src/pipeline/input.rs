@@ -78,10 +78,27 @@ pub trait Feed: Send {
     fn next(&mut self, stop: &AtomicBool) -> Result<Option<Bytes>>;
 }
 
+/// How much of an archive is going to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Most of it.
+    Whole,
+    /// Little of it.
+    Some,
+}
+
 /// A place that such an archive can be had from.
 pub trait OpenFeed: Send + Sync + std::fmt::Debug {
-    /// Begins to read it within `memory`: all of it, or at least what holds the files `names` and what is below them.
+    /// Reads it in order within `memory`, once the first bytes are asked for: all of it, or at least what holds the files `names` and what is below them.
     fn open(&self, names: &[OsString], memory: ByteCount, run: &Run) -> Result<Box<dyn Feed>>;
+
+    /// The archive as something to read anywhere within `memory`, if it is that.
+    fn source(
+        &self,
+        extent: Extent,
+        memory: ByteCount,
+        run: &Run,
+    ) -> Result<Option<Arc<dyn ReadAt>>>;
 
     /// What to call it in messages.
     fn name(&self) -> String;

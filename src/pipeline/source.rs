@@ -3,6 +3,7 @@
 use crate::base::error::Result;
 use crate::base::fsx::File;
 use crate::base::monitor::{Counters, Monitor};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// Bytes with positions. Any number of reads may be under way at once, from any number of threads.
@@ -20,6 +21,73 @@ pub trait ReadAt: Send + Sync {
 
     /// Everything before `position` was consumed: whoever shares the descriptor goes on from there.
     fn consumed(&self, position: u64) -> Result<()>;
+
+    /// These ranges of so many bytes at a position, none before the one it follows, are read soon, each once and about in this
+    /// order: a source that is far away begins to fetch them. Whoever expects a range releases it.
+    fn expect(&self, _ranges: &[(u64, u64)]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Nobody reads these bytes of an expected range any more.
+    fn release(&self, _position: u64, _len: u64) {}
+
+    /// Whether reading these bytes does not wait for anything that is expected to come.
+    fn is_near(&self, _position: u64, _len: u64) -> bool {
+        true
+    }
+
+    /// Where that begins of which nothing was asked for yet.
+    fn horizon(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// A number that changes when something comes near.
+    fn moves(&self) -> u64 {
+        0
+    }
+
+    /// Waits a while for [`ReadAt::moves`] to become another one.
+    fn wait(&self, _moves: u64) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// An expected range, released as it is read, and what is left of it when this is dropped.
+pub(super) struct Lease {
+    source: Arc<dyn ReadAt>,
+    position: Cell<u64>,
+    end: u64,
+}
+
+impl Lease {
+    pub(super) fn new(source: &Arc<dyn ReadAt>, position: u64, len: u64) -> Self {
+        Self {
+            source: Arc::clone(source),
+            position: Cell::new(position),
+            end: position.saturating_add(len),
+        }
+    }
+
+    /// Everything before `position` was read.
+    pub(super) fn reach(&self, position: u64) {
+        let (begin, end) = (self.position.get(), position.min(self.end));
+        if begin < end {
+            self.source.release(begin, end - begin);
+            self.position.set(end);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.reach(self.end);
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lease({}..{})", self.position.get(), self.end)
+    }
 }
 
 /// A regular file, from where its descriptor stands. Counts what it reads.

@@ -50,6 +50,14 @@ pub struct ArchiveFacts {
     pub end: String,
 }
 
+impl ArchiveFacts {
+    /// Whether it ends with an index of its own.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.end == "proven"
+    }
+}
+
 /// What the backup in the archive says about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupFacts {

@@ -9,6 +9,7 @@ pub mod manifest;
 mod prune;
 mod put;
 mod reader;
+mod source;
 mod uploads;
 mod verify;
 mod writer;

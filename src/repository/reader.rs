@@ -1,25 +1,19 @@
-//! A backup in a store as the source of an archive: its parts, fetched several at a time, each checked, delivered in order.
+//! A backup in a store, opened for reading: what its manifest and its index tell, and ranges of it, each checked.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::base::cancel::{Cancel, POLL_INTERVAL};
 use crate::base::error::{Error, Kind, Result};
-use crate::base::monitor::{Counters, Monitor};
-use crate::base::pool::BufPool;
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
-use crate::pipeline::input::{Feed, OpenFeed};
+use crate::pipeline::input::{Extent, Feed, OpenFeed};
+use crate::pipeline::source::ReadAt;
 use crate::repository::catalog::Repository;
 use crate::repository::cut::Shares;
 use crate::repository::index::{Line, Reader as IndexReader};
 use crate::repository::manifest::Manifest;
+use crate::repository::source::{StoredFeed, StoredSource};
 use crate::store::{Class, PART_LEN_MIN, Shared};
 
 /// How often a range is fetched whose bytes are not those that were stored.
@@ -151,6 +145,11 @@ impl StoredBackup {
         Ok(self.all_parts(&plan))
     }
 
+    /// CRC-32 of every part, in order.
+    pub(super) fn part_crcs(&self) -> Result<Vec<u32>> {
+        Ok(self.plan(&|_| false)?.parts)
+    }
+
     fn all_parts(&self, plan: &Plan) -> Vec<Range> {
         let mut crcs = plan.parts.iter().copied();
         let mut ranges = Vec::with_capacity(plan.parts.len());
@@ -170,59 +169,18 @@ impl StoredBackup {
         ranges
     }
 
-    /// The ranges that hold `names` and what is below them; all parts if there are none, if one of them is a pattern, or if
-    /// files depend on each other.
+    /// Where in the archive `names` are and what is below them, by begin and length in bytes; all of it if there are none, if
+    /// one of them is a pattern, or if files depend on each other.
     /// `r[repository.partial]`
-    pub fn ranges(&self, names: &[OsString]) -> Result<Vec<Range>> {
+    pub fn runs(&self, names: &[OsString]) -> Result<Vec<(u64, u64)>> {
+        let all = vec![(0, self.manifest.archive.bytes)];
+        let pattern = |name: &OsString| name.as_bytes().iter().any(|b| b"*?[".contains(b));
+        if names.is_empty() || names.iter().any(pattern) {
+            return Ok(all);
+        }
         let wanted = |path: &[u8]| names.iter().any(|name| matches(path, name.as_bytes()));
         let plan = self.plan(&wanted)?;
-        let pattern = |name: &OsString| name.as_bytes().iter().any(|b| b"*?[".contains(b));
-        if names.is_empty() || plan.entangled || names.iter().any(pattern) {
-            return Ok(self.all_parts(&plan));
-        }
-        let mut ranges = Vec::new();
-        let mut segment_begin = 0;
-        let mut runs = plan.runs.into_iter().peekable();
-        for (segment, stored) in self.manifest.segments.iter().enumerate() {
-            let segment_end = segment_begin + stored.len;
-            while let Some((mut at, mut len)) = runs.next_if(|run| run.0 < segment_end) {
-                while len > 0 && at < segment_end {
-                    let offset = at - segment_begin;
-                    let n = len.min(segment_end - at).min(self.manifest.part_len);
-                    ranges.push(Range {
-                        segment,
-                        offset,
-                        len: n,
-                        crc32: None,
-                    });
-                    at += n;
-                    len -= n;
-                }
-                if len > 0 {
-                    self.rest_of_run(&mut ranges, segment + 1, len);
-                }
-            }
-            segment_begin = segment_end;
-        }
-        Ok(ranges)
-    }
-
-    /// What a run holds beyond the end of a segment.
-    fn rest_of_run(&self, ranges: &mut Vec<Range>, from: usize, mut len: u64) {
-        for (segment, stored) in self.manifest.segments.iter().enumerate().skip(from) {
-            let mut offset = 0;
-            while len > 0 && offset < stored.len {
-                let n = len.min(stored.len - offset).min(self.manifest.part_len);
-                ranges.push(Range {
-                    segment,
-                    offset,
-                    len: n,
-                    crc32: None,
-                });
-                offset += n;
-                len -= n;
-            }
-        }
+        Ok(if plan.entangled { all } else { plan.runs })
     }
 
     /// Fetches one range into `buf`, which is as long as it, and checks it.
@@ -282,10 +240,21 @@ fn matches(path: &[u8], name: &[u8]) -> bool {
 
 impl OpenFeed for StoredBackup {
     fn open(&self, names: &[OsString], memory: ByteCount, run: &Run) -> Result<Box<dyn Feed>> {
-        let ranges = self.ranges(names)?;
-        let total = ranges.iter().map(|r| r.len).sum();
-        Counters::set(&run.monitor.counters().total_bytes, total);
-        Ok(Box::new(StoredFeed::start(self, ranges, memory, run)?))
+        Ok(Box::new(StoredFeed::new(self, names, memory, run)?))
+    }
+
+    fn source(
+        &self,
+        extent: Extent,
+        memory: ByteCount,
+        run: &Run,
+    ) -> Result<Option<Arc<dyn ReadAt>>> {
+        // Without an index of its own nobody could say where to read.
+        if !self.manifest.archive.is_proven() {
+            return Ok(None);
+        }
+        let source = StoredSource::new(self, extent, memory, run)?;
+        Ok(Some(Arc::new(source)))
     }
 
     fn name(&self) -> String {
@@ -294,155 +263,6 @@ impl OpenFeed for StoredBackup {
 
     fn memory_for_pipeline(&self, memory: ByteCount) -> Result<ByteCount> {
         Ok(Shares::new(memory)?.pipeline)
-    }
-}
-
-/// What was fetched and not yet asked for.
-#[derive(Debug, Default)]
-struct Window {
-    next_job: usize,
-    ready: BTreeMap<usize, Result<Bytes>>,
-}
-
-#[derive(Debug)]
-struct Fetching {
-    backup: StoredBackup,
-    ranges: Vec<Range>,
-    pool: BufPool,
-    window: Mutex<Window>,
-    filled: Condvar,
-    stop: AtomicBool,
-    /// The run's end is our end, too, but not the other way round.
-    cancel: Cancel,
-}
-
-impl Fetching {
-    fn lock(&self) -> MutexGuard<'_, Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whoever has a buffer takes the next range, so the range that everybody waits for always has one.
-    fn work(&self) {
-        while !self.stop.load(Ordering::Acquire) {
-            let Ok(mut buf) = self.pool.get(&self.cancel) else {
-                return;
-            };
-            if self.stop.load(Ordering::Acquire) {
-                return;
-            }
-            let job = {
-                let mut window = self.lock();
-                window.next_job += 1;
-                window.next_job - 1
-            };
-            let Some(range) = self.ranges.get(job) else {
-                return;
-            };
-            let len = usize::try_from(range.len).unwrap_or(usize::MAX);
-            let fetched = match buf.get_mut(..len) {
-                Some(room) => self.backup.fetch(range, room),
-                None => Err(Error::new(Kind::Failed, "a range is longer than a buffer")),
-            };
-            let fetched = fetched.map(|()| buf.freeze(len));
-            self.lock().ready.insert(job, fetched);
-            self.filled.notify_all();
-        }
-    }
-}
-
-/// The archive, or those ranges of it that matter.
-struct StoredFeed {
-    shared: Arc<Fetching>,
-    next: usize,
-    threads: Vec<JoinHandle<()>>,
-    monitor: Arc<dyn Monitor>,
-    run_cancel: Cancel,
-}
-
-impl StoredFeed {
-    fn start(
-        backup: &StoredBackup,
-        ranges: Vec<Range>,
-        memory: ByteCount,
-        run: &Run,
-    ) -> Result<Self> {
-        let shares = Shares::new(memory)?;
-        // Somebody with more memory may have written larger parts.
-        let part_len = ranges.iter().map(|r| r.len).max().unwrap_or(1);
-        let room = shares.part_len * shares.bufs as u64;
-        let bufs = usize::try_from(room / part_len.max(1)).unwrap_or(usize::MAX);
-        if bufs < 2 {
-            let what = format!(
-                "--memory {memory} is too little for a backup that was stored in parts of {}",
-                ByteCount(part_len)
-            );
-            return Err(Error::new(Kind::Usage, what).hint("give --memory 64M or more"));
-        }
-        let bufs = bufs.min(ranges.len().max(1));
-        let shared = Arc::new(Fetching {
-            backup: backup.clone(),
-            ranges,
-            pool: BufPool::new(bufs, usize::try_from(part_len).unwrap_or(usize::MAX)),
-            window: Mutex::default(),
-            filled: Condvar::new(),
-            stop: AtomicBool::new(false),
-            cancel: run.cancel.clone(),
-        });
-        let mut feed = Self {
-            shared: Arc::clone(&shared),
-            next: 0,
-            threads: Vec::new(),
-            monitor: Arc::clone(&run.monitor),
-            run_cancel: run.cancel.clone(),
-        };
-        for _ in 0..bufs {
-            let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new()
-                .name("fetch".to_owned())
-                .spawn(move || shared.work())
-                .map_err(|e| Error::new(Kind::Failed, "cannot start a fetch thread").source(e))?;
-            feed.threads.push(thread);
-        }
-        Ok(feed)
-    }
-}
-
-impl Feed for StoredFeed {
-    fn next(&mut self, stop: &AtomicBool) -> Result<Option<Bytes>> {
-        if self.next >= self.shared.ranges.len() {
-            return Ok(Some(Bytes::new()));
-        }
-        let mut window = self.shared.lock();
-        loop {
-            if let Some(fetched) = window.ready.remove(&self.next) {
-                drop(window);
-                self.next += 1;
-                let bytes = fetched?;
-                Counters::add(&self.monitor.counters().read_bytes, bytes.len() as u64);
-                return Ok(Some(bytes));
-            }
-            self.run_cancel.check()?;
-            if stop.load(Ordering::Acquire) {
-                return Ok(None);
-            }
-            let (next, _timeout) = self
-                .shared
-                .filled
-                .wait_timeout(window, POLL_INTERVAL)
-                .unwrap_or_else(PoisonError::into_inner);
-            window = next;
-        }
-    }
-}
-
-impl Drop for StoredFeed {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        // Those that wait for a buffer get these.
-        self.shared.lock().ready.clear();
-        for thread in self.threads.drain(..) {
-            thread.join().ok();
-        }
     }
 }
 

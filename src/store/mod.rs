@@ -8,6 +8,7 @@
 
 mod directory;
 mod fault;
+mod hedge;
 mod memory;
 mod rate;
 mod retry;
@@ -167,6 +168,11 @@ pub trait Store: Send + Sync + Debug {
 
     /// Uploads whose keys begin with `prefix` that were begun and neither completed nor aborted.
     fn uploads(&self, prefix: &str, from: Option<&str>) -> Result<UploadPage>;
+
+    /// Reads so far that were slow and asked for a second time.
+    fn hedged(&self) -> u64 {
+        0
+    }
 
     /// Reads the credentials again.
     fn refresh(&self) -> Result<()> {

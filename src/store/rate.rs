@@ -104,6 +104,10 @@ impl Store for Rated {
         self.inner.uploads(prefix, from)
     }
 
+    fn hedged(&self) -> u64 {
+        self.inner.hedged()
+    }
+
     fn refresh(&self) -> Result<()> {
         self.inner.refresh()
     }

@@ -2,7 +2,7 @@
 //! calls whose answer was lost.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ pub struct Retrying {
     /// It has answered at least once, if only to refuse something.
     proven: AtomicBool,
     warned: Mutex<Option<Instant>>,
+    /// Reads that were asked for a second time, as last told.
+    hedged: AtomicU64,
     random: RandomState,
 }
 
@@ -88,6 +90,7 @@ impl Retrying {
             gate: Gate::new(policy.permits),
             proven: AtomicBool::new(false),
             warned: Mutex::new(None),
+            hedged: AtomicU64::new(0),
             random: RandomState::new(),
         }
     }
@@ -188,6 +191,21 @@ impl Retrying {
         ));
     }
 
+    /// Says how many reads were asked for a second time, each time their number has doubled.
+    fn tell_hedged(&self) {
+        let hedged = self.inner.hedged();
+        let told = self.hedged.load(Ordering::Relaxed);
+        if hedged >= (2 * told).max(1) {
+            let swap =
+                self.hedged
+                    .compare_exchange(told, hedged, Ordering::Relaxed, Ordering::Relaxed);
+            if swap.is_ok() {
+                let what = format!("slow reads that were asked for a second time: {hedged} so far");
+                self.monitor.info(what);
+            }
+        }
+    }
+
     /// The object if it is the one that `parts` make.
     fn completed(&self, upload: &Upload, parts: &[Part]) -> Option<Object> {
         let object = self.inner.head(&upload.key).ok()?;
@@ -274,11 +292,13 @@ impl Store for Retrying {
         filled: &mut usize,
         etag: Option<&str>,
     ) -> Result<()> {
-        self.call("read", key, |_, progress| {
+        let read = self.call("read", key, |_, progress| {
             let read = self.inner.read(key, offset, buf, filled, etag);
             *progress = *filled as u64;
             read
-        })
+        });
+        self.tell_hedged();
+        read
     }
 
     fn list(&self, prefix: &str, by_directory: bool, from: Option<&str>) -> Result<Page> {
@@ -300,6 +320,10 @@ impl Store for Retrying {
         self.call("list the uploads of", prefix, |_, _| {
             self.inner.uploads(prefix, from)
         })
+    }
+
+    fn hedged(&self) -> u64 {
+        self.inner.hedged()
     }
 
     fn refresh(&self) -> Result<()> {

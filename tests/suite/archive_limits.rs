@@ -36,7 +36,7 @@ pub(crate) fn watch(pid: u32) -> std::thread::JoinHandle<u64> {
     })
 }
 
-fn assert_peak(what: &str, found: u64, memory: u64) {
+pub(crate) fn assert_peak(what: &str, found: u64, memory: u64) {
     assert!(found > 0, "{what}: never seen");
     assert!(
         found <= memory + OVERHEAD_MAX,

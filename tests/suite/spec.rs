@@ -272,7 +272,7 @@ fn exceptions() -> BTreeMap<String, String> {
 fn rules_and_citations_meet() {
     let rules = rules();
     let (code, tests) = (cited("src"), cited("tests"));
-    let areas = ["codecs", "encryption", "xbcrypt", "xbstream"];
+    let areas = ["codecs", "encryption", "repository", "xbcrypt", "xbstream"];
     let vectors = areas.into_iter().flat_map(load);
     let vectors: BTreeSet<String> = vectors.flat_map(|v| v.rules).collect();
     let exceptions = exceptions();

@@ -214,6 +214,7 @@ fn the_end_of_the_run_ends_the_waiting_but_not_the_cleaning() {
 struct Net {
     proxy: FaultProxy,
     store: Retrying,
+    monitor: Arc<Collector>,
     _server: LocalS3,
 }
 
@@ -228,10 +229,12 @@ fn net(stall: Duration) -> Net {
     let cancel = Cancel::new();
     let s3 = S3Store::open(options, &cancel).unwrap();
     let monitor = Arc::new(Collector::default());
-    let store = Retrying::new(Arc::new(s3), quick(), cancel, monitor);
+    let told = Arc::<Collector>::clone(&monitor);
+    let store = Retrying::new(Arc::new(s3), quick(), cancel, told);
     Net {
         proxy,
         store,
+        monitor,
         _server: server,
     }
 }
@@ -378,6 +381,41 @@ fn reads_go_on_where_they_broke_off() {
     net.proxy
         .on("GET", "/p/a", 0, 3, Action::Answer(503, "SlowDown"));
     read("storm");
+}
+
+// r[repository.hedge]
+#[test]
+fn a_read_that_is_slow_among_its_peers_is_asked_for_again() {
+    // Nothing but a second request helps within the test's patience.
+    let net = net(Duration::from_secs(3600));
+    let data = Bytes::from(noise(3_000_000, 7));
+    net.store.put("a", data.clone(), true).unwrap();
+    let etag = net.store.head("a").unwrap().etag;
+    let read = || {
+        let mut buf = vec![0; data.len()];
+        let mut filled = 0;
+        let read = net.store.read("a", 0, &mut buf, &mut filled, Some(&etag));
+        read.unwrap();
+        assert!(buf == data);
+    };
+    for _ in 0..8 {
+        read();
+    }
+    for at in [0, 1_000_000, 2_999_999] {
+        net.proxy.take_log();
+        net.proxy.on("GET", "/p/a", 0, 1, Action::Stall(at));
+        // More of them than one in ten would wait.
+        for _ in 0..10 {
+            read();
+        }
+        let gets = net.proxy.take_log();
+        assert_eq!(gets.len(), 11, "{gets:?}");
+        let second = gets.iter().find(|line| !line.contains("bytes=0-"));
+        assert_eq!(second.is_some(), at > 0, "only what is missing: {gets:?}");
+    }
+    assert_eq!(net.store.hedged(), 3);
+    let told = |e: &Event| matches!(e, Event::Info(text) if text.contains("a second time"));
+    assert!(net.monitor.events().iter().any(told));
 }
 
 fn open_error(options: S3Options) -> Error {

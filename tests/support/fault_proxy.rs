@@ -121,7 +121,8 @@ impl FaultProxy {
         format!("http://{}", self.address)
     }
 
-    /// Acts upon requests of `method` whose path and query, or authorization, contain `target`: after the first `skip`, for `times`.
+    /// Acts upon requests of `method` whose path and query, authorization or range contain `target`: after the first `skip`, for
+    /// `times`.
     pub(crate) fn on(
         &self,
         method: &'static str,
@@ -149,16 +150,17 @@ impl FaultProxy {
         self.state.lock().unwrap().rules.clear();
     }
 
-    /// Requests seen since the last call: method, path, query; with a CRC-32 where one was declared.
+    /// Requests seen since the last call: method, path, query; with a CRC-32 where one was declared, and a range where one was
+    /// asked for.
     pub(crate) fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().log).into()
     }
 }
 
-fn action_for(state: &Mutex<State>, method: &str, target: &str, signed: &str) -> Option<Action> {
+fn action_for(state: &Mutex<State>, method: &str, told: [&str; 3]) -> Option<Action> {
     let mut state = state.lock().unwrap();
     for rule in &mut state.rules {
-        let hits = target.contains(&rule.target) || signed.contains(&rule.target);
+        let hits = told.iter().any(|text| text.contains(&rule.target));
         if rule.method != method || !hits || rule.times == 0 {
             continue;
         }
@@ -208,9 +210,12 @@ async fn pass(
     let signed = signed.and_then(|v| v.to_str().ok()).unwrap_or_default();
     let declared = request.headers().get("x-amz-checksum-crc32");
     let declared = declared.and_then(|v| v.to_str().ok());
-    let line = match declared {
-        Some(crc) => format!("{} {target} crc32={crc}", request.method()),
-        None => format!("{} {target}", request.method()),
+    let range = request.headers().get("range");
+    let range = range.and_then(|v| v.to_str().ok());
+    let line = match (declared, range) {
+        (Some(crc), _) => format!("{} {target} crc32={crc}", request.method()),
+        (None, Some(range)) => format!("{} {target} {range}", request.method()),
+        (None, None) => format!("{} {target}", request.method()),
     };
     {
         let mut state = state.lock().unwrap();
@@ -219,7 +224,8 @@ async fn pass(
             return Err("down".into());
         }
     }
-    let action = action_for(&state, request.method().as_str(), &target, signed);
+    let told = [target.as_str(), signed, range.unwrap_or_default()];
+    let action = action_for(&state, request.method().as_str(), told);
     match &action {
         Some(Action::Answer(status, code)) => {
             drain(request.body_mut(), u64::MAX).await;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::pipeline::sink::FileSink;
+use crate::pipeline::source::Lease;
 use crate::xbstream::index::Place;
 use crate::xbstream::{ArchivePath, Body, ChunkHead, CrcCheck, Decoder, Event, Options};
 
@@ -32,7 +33,12 @@ pub(super) enum Head {
     /// All: it was read, and the payload begins at `begin` in the archive.
     Read { head: ChunkHead, begin: u64 },
     /// What the index says: a chunk of `path` begins at `position`. It must be compared.
-    Indexed { path: ArchivePath, position: u64 },
+    Indexed {
+        path: ArchivePath,
+        position: u64,
+        /// The source keeps it until then.
+        lease: Lease,
+    },
 }
 
 impl FarChunk {

@@ -372,9 +372,13 @@ impl<'s> Lane<'s> {
         let mut sum = crc32fast::Hasher::new();
         let mut done = 0;
         let read;
-        let (head, begin) = match &chunk.head {
-            Head::Read { head, begin } => (head, *begin),
-            Head::Indexed { path, position } => {
+        let (head, begin, lease) = match &chunk.head {
+            Head::Read { head, begin } => (head, *begin, None),
+            Head::Indexed {
+                path,
+                position,
+                lease,
+            } => {
                 let head_len = encode::payload_head_len(path);
                 let mut buf = self.buffer(sink)?;
                 // A small chunk comes with its head; of a large one all pieces begin at block borders of the file.
@@ -383,6 +387,7 @@ impl<'s> Lane<'s> {
                     .filter(|len| head_len + len <= buf.len())
                     .unwrap_or(0);
                 let len = head_len + payload_len;
+                self.let_go_if_far(sink, *position, len)?;
                 self.read(buf.get_mut(..len).unwrap_or_default(), *position)?;
                 let bytes = buf.freeze(len);
                 read = chunk.compare(bytes.slice(..head_len), path, *position)?;
@@ -392,7 +397,7 @@ impl<'s> Lane<'s> {
                     sink.data(chunk.offset, payload)?;
                     done = chunk.len;
                 }
-                (&read, position + head_len as u64)
+                (&read, position + head_len as u64, Some(lease))
             }
         };
         while done < chunk.len {
@@ -401,8 +406,12 @@ impl<'s> Lane<'s> {
             let len = usize::try_from(chunk.len - done)
                 .unwrap_or(usize::MAX)
                 .min(buf.len());
+            self.let_go_if_far(sink, begin + done, len)?;
             let piece = buf.get_mut(..len).unwrap_or_default();
             self.read(piece, begin + done)?;
+            if let Some(lease) = lease {
+                lease.reach(begin + done + len as u64);
+            }
             sum.update(piece);
             sink.data(chunk.offset + done, buf.freeze(len))?;
             done += len as u64;
@@ -419,6 +428,16 @@ impl<'s> Lane<'s> {
         sink.flush()?;
         self.flush();
         self.bufs.get(&self.common.cancel)
+    }
+
+    /// About to wait for the source: gives back every buffer that is held somewhere, or the others may wait for them for ever.
+    fn let_go_if_far(&mut self, sink: &mut dyn FileSink, position: u64, len: usize) -> Result<()> {
+        let near = (self.common.source.as_ref()).is_none_or(|s| s.is_near(position, len as u64));
+        if !near {
+            sink.flush()?;
+            self.flush();
+        }
+        Ok(())
     }
 
     /// Fills `buf` from `position` of the source.

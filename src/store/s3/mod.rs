@@ -2,6 +2,7 @@
 
 mod answer;
 mod config;
+mod ranged;
 
 use std::future::Future;
 use std::sync::{PoisonError, RwLock};
@@ -23,6 +24,7 @@ pub use aws_sdk_s3::types::StorageClass;
 pub use config::{AccessKey, CustomerKey, Encryption, ObjectLock, S3Options};
 
 use super::fault::{Class, Fault};
+use super::hedge::Hedges;
 use super::{
     Listed, Object, OpenUpload, Page, Part, Result, Store, Upload, UploadPage, check_key,
     whole_crc, whole_len,
@@ -51,6 +53,7 @@ pub struct S3Store {
     options: S3Options,
     url: String,
     connection: RwLock<Connection>,
+    hedges: Hedges,
     cancel: Cancel,
     handle: Handle,
     /// Only gone while it is dropped.
@@ -87,6 +90,7 @@ impl S3Store {
             options,
             url,
             connection: RwLock::new(connection),
+            hedges: Hedges::default(),
             cancel: cancel.clone(),
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
@@ -563,64 +567,13 @@ impl Store for S3Store {
         if *filled >= buf.len() {
             return Ok(());
         }
-        let (algorithm, customer_key, customer_md5) = self.customer_key();
-        let (first, last) = (
-            offset + *filled as u64,
-            offset + (buf.len() as u64).saturating_sub(1),
-        );
-        let request = self
-            .client()
-            .get_object()
-            .bucket(&self.options.bucket)
-            .key(self.full(key))
-            .range(format!("bytes={first}-{last}"))
-            .set_if_match(etag.map(str::to_owned))
-            .set_sse_customer_algorithm(algorithm)
-            .set_sse_customer_key(customer_key)
-            .set_sse_customer_key_md5(customer_md5)
-            .set_request_payer(self.payer())
-            .set_expected_bucket_owner(self.owner());
-        let stall = self.options.stall;
-        let len = buf.len() as u64;
-        self.wait(METHOD, key, self.long(len), async {
-            let answered = tokio::time::timeout(stall, request.send()).await;
-            let answered = answered.map_err(|_elapsed| late(METHOD, key, stall))?;
-            let got = answered.map_err(|e| self.fault(METHOD, key, &e))?;
-            // A store that ignores ranges would fill the buffer with something else.
-            let begins = got
-                .content_range()
-                .and_then(|range| range.strip_prefix("bytes "))
-                .and_then(|range| range.split_once('-'))
-                .and_then(|(begin, _)| begin.parse::<u64>().ok());
-            if begins != Some(first) {
-                let what = "the store does not answer with the range that was asked for";
-                return Err(refused(METHOD, key, what));
-            }
-            if let (Some(wanted), Some(found)) = (etag, got.e_tag()) {
-                // Not every store minds the condition.
-                if wanted != found {
-                    let what = "it has changed meanwhile";
-                    return Err(Fault::new(Class::Changed, METHOD, key, what));
-                }
-            }
-            let mut body = got.body;
-            while *filled < buf.len() {
-                let next = tokio::time::timeout(stall, body.next()).await;
-                let next = next.map_err(|_elapsed| late(METHOD, key, stall))?;
-                let Some(piece) = next else {
-                    return Err(Fault::new(Class::Short, METHOD, key, "it ends too early"));
-                };
-                let piece = piece
-                    .map_err(|e| Fault::new(Class::Transient, METHOD, key, answer::story(&e)))?;
-                let room = buf.get_mut(*filled..).unwrap_or_default();
-                let n = piece.len().min(room.len());
-                if let (Some(to), Some(from)) = (room.get_mut(..n), piece.get(..n)) {
-                    to.copy_from_slice(from);
-                    *filled += n;
-                }
-            }
-            Ok(())
-        })
+        let time = self.long(buf.len() as u64);
+        let read = self.read_range(key, offset, buf, filled, etag);
+        self.wait(METHOD, key, time, read)
+    }
+
+    fn hedged(&self) -> u64 {
+        self.hedges.count()
     }
 
     fn list(&self, prefix: &str, by_directory: bool, from: Option<&str>) -> Result<Page> {
