@@ -54,6 +54,7 @@ mod cli_progress;
 mod codecs;
 mod compat_callers;
 mod compat_mbstream;
+mod compat_xbcloud;
 mod compat_xbcrypt;
 mod crypt;
 mod crypt_interop;
