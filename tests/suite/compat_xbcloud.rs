@@ -356,7 +356,7 @@ fn options_come_from_the_line_the_file_and_the_environment() {
              s3-secret-key={secret}\ns3-endpoint={url}\nmd5\n{more}"
         );
         std::fs::write(&file, text).unwrap();
-        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     };
     let option = format!("--defaults-file={}", file.display());
     write(SECRET_KEY, "");
