@@ -30,6 +30,7 @@ pub const SPEC_TABLES: &[base::spec::Tables] = &[
     innodb::redo::TABLES,
     metadata::TABLES,
     repository::TABLES,
+    repository::cloud::TABLES,
     server::TABLES,
     xbstream::SPEC,
 ];

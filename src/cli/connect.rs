@@ -6,8 +6,8 @@ use clap::Args;
 
 use crate::base::error::Result;
 use crate::base::monitor::Monitor;
+use crate::base::optfile::{Choice, OptionFiles};
 use crate::server::connect::{ConnectOptions, Given, Protocol, Secret};
-use crate::server::optfile::{Choice, OptionFiles};
 
 /// Options that say where the server is and who we are. What is not given comes from the environment
 /// (`XBPIPE_PASSWORD`, `MYSQL_PWD`), then from option files, groups `[client]` and `[xbpipe]` among others.

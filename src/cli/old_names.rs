@@ -15,7 +15,7 @@ use crate::front::lines::tell;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-Names: xbstream, mbstream, xbcrypt. A link whose name is one of them behaves as that program; format-spec/ says what each option
+Names: xbstream, mbstream, xbcrypt, xbcloud. A link whose name is one of them behaves as that program; format-spec/ says what each option
 does. Nothing that exists is replaced, except a link that leads to this program already.
 
 Example:

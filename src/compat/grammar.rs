@@ -51,6 +51,8 @@ pub enum Action<S: 'static> {
     },
     /// A number that is read and has no effect.
     IgnoredNumber,
+    /// Any text, without effect.
+    IgnoredText,
     /// Known and refused.
     Refused,
 }
@@ -83,7 +85,7 @@ impl<S> Opt<S> {
     #[must_use]
     pub fn row(&self) -> Row {
         let status = match self.action {
-            Action::IgnoredNumber => "no effect",
+            Action::IgnoredNumber | Action::IgnoredText => "no effect",
             Action::Refused => "refused",
             _ => "works",
         };
@@ -103,7 +105,7 @@ impl<S> Opt<S> {
             Action::Help | Action::Version | Action::Switch(_) | Action::Refused => "-".to_owned(),
             Action::Bool(_) => "on, off".to_owned(),
             Action::Number { .. } | Action::IgnoredNumber => "number".to_owned(),
-            Action::Text(_) => "text".to_owned(),
+            Action::Text(_) | Action::IgnoredText => "text".to_owned(),
             Action::Word { words, .. } => words.join(", "),
         }
     }
@@ -112,7 +114,7 @@ impl<S> Opt<S> {
     fn usage(&self) -> String {
         let value = match &self.action {
             Action::Number { .. } | Action::IgnoredNumber => "=#",
-            Action::Text(_) | Action::Word { .. } => "=name",
+            Action::Text(_) | Action::IgnoredText | Action::Word { .. } => "=name",
             _ => "",
         };
         match self.short {
@@ -353,6 +355,7 @@ impl<'a, S> Parser<'a, S> {
                 Action::Number { .. }
                     | Action::IgnoredNumber
                     | Action::Text(_)
+                    | Action::IgnoredText
                     | Action::Word { .. }
             );
             let mut value = None;
@@ -415,6 +418,7 @@ impl<'a, S> Parser<'a, S> {
                 let value = self.value(prefix, value, shown)?;
                 set(&mut self.parsed.settings, value);
             }
+            Action::IgnoredText => drop(self.value(prefix, value, shown)?),
             Action::Word { words, set } => {
                 let value = self.value(prefix, value, shown)?;
                 let word = self.word(shown, &value, words)?;

@@ -10,6 +10,7 @@ mod key;
 mod names;
 mod stream;
 mod voice;
+mod xbcloud;
 mod xbcrypt;
 
 use std::ffi::{OsStr, OsString};
@@ -53,6 +54,12 @@ pub const FRONT_ENDS: &[FrontEnd] = &[
         document: "compat-xbcrypt.md",
         rows: xbcrypt::rows,
         run: xbcrypt::run,
+    },
+    FrontEnd {
+        name: "xbcloud",
+        document: "compat-xbcloud.md",
+        rows: xbcloud::rows,
+        run: xbcloud::run,
     },
 ];
 

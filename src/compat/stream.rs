@@ -26,6 +26,7 @@ use crate::front::{self, Exit};
 use crate::pipeline::budget::{MEMORY_DEFAULT, default_lanes};
 use crate::pipeline::dir_sink::{DirOptions, DirSink, Ways};
 use crate::pipeline::output::Target;
+use crate::repository::cloud::is_small_metadata;
 use crate::xbstream::limits::CHUNK_PAYLOAD_LEN_DEFAULT;
 use crate::xbstream::{Body, ChunkHead};
 
@@ -410,33 +411,12 @@ fn mode(text: &str) -> u32 {
     u32::from_str_radix(digits, radix).unwrap_or(0) & 0o777
 }
 
-/// Files that callers fetch as one object of a backup in a store: the beginning of their names.
-const LONE_OBJECTS: &[&[u8]] = &[
-    b"xtrabackup_info",
-    b"xtrabackup_binlog_info",
-    b"xtrabackup_slave_info",
-    b"xtrabackup_galera_info",
-    b"xtrabackup_checkpoints",
-    b"mariadb_backup_info",
-    b"mariadb_backup_binlog_info",
-    b"mariadb_backup_slave_info",
-    b"mariadb_backup_galera_info",
-    b"mariadb_backup_checkpoints",
-    b"sst_info",
-    b"backup-my.cnf",
-];
-
 /// Whether a stream of nothing but this chunk is one object that xbcloud has stored: r[compat-xbstream.extract.lone].
 fn is_lone_object(head: &ChunkHead) -> bool {
     let Body::Payload { len, .. } = head.body else {
         return false;
     };
-    let name = head.path.as_bytes();
-    let known = LONE_OBJECTS.iter().any(|known| {
-        name.strip_prefix(*known)
-            .is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(b"."))
-    });
-    known && len < CHUNK_PAYLOAD_LEN_DEFAULT as u64
+    is_small_metadata(head.path.as_bytes()) && len < CHUNK_PAYLOAD_LEN_DEFAULT as u64
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::repository::cloud::holds_chunks;
 use crate::repository::manifest::{MANIFEST_LEN_MAX, Manifest};
 use crate::store::{self, Class, Listed, Shared, Upload, get_small};
 
@@ -105,8 +106,16 @@ impl Repository {
         match get_small(self.store.as_ref(), &key, MANIFEST_LEN_MAX) {
             Ok((text, _)) => Manifest::parse(&text).map_err(|e| e.path(self.describe(name))),
             Err(fault) if fault.class == Class::NotFound => {
-                let what = format!("there is no backup {:?}", self.describe(name));
-                Err(Error::new(Kind::Store, what).hint("xbpipe ls shows which there are"))
+                let at = self.describe(name);
+                let what = format!("there is no backup {at:?}");
+                let error = Error::new(Kind::Store, what);
+                // r[cloud-layout.detect]
+                Err(match holds_chunks(self.store.as_ref(), name) {
+                    true => error.hint(format!(
+                        "xbcloud has stored one of that name: xbpipe as xbcloud get {at} | xbpipe extract"
+                    )),
+                    false => error.hint("xbpipe ls shows which there are"),
+                })
             }
             Err(fault) => Err(fault.into()),
         }

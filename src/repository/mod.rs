@@ -1,7 +1,8 @@
 //! Backups in a store: each is an archive in segments, with an index, and exists by its manifest, which is written last.
-//! Normative text: `format-spec/repository.md`.
+//! Normative text: `format-spec/repository.md`. [`cloud`] is another program's layout, an object for each chunk.
 
 mod catalog;
+pub mod cloud;
 pub mod cut;
 mod facts;
 pub mod index;

@@ -41,6 +41,9 @@ struct Job {
     body: Bytes,
 }
 
+/// Hears of every object that is there: its key and its bytes.
+pub(super) type Told = Arc<dyn Fn(&str, u64) + Send + Sync>;
+
 /// The threads that send.
 pub(super) struct Uploads {
     store: Shared,
@@ -48,7 +51,9 @@ pub(super) struct Uploads {
     queue: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
     failed: Arc<Mutex<Option<Error>>>,
-    objects: Vec<Shelf>,
+    objects: Mutex<Vec<Shelf>>,
+    /// Objects that are there are looked after by somebody else.
+    each: bool,
     committed: bool,
 }
 
@@ -62,8 +67,17 @@ impl std::fmt::Debug for Uploads {
 }
 
 impl Uploads {
-    /// Starts `threads` of them.
+    /// Starts `threads` of them. All objects belong together: without [`Uploads::keep`] they are removed in the end.
     pub(super) fn start(store: Shared, threads: usize, run: &Run) -> Result<Self> {
+        Self::begin(store, threads, None, run)
+    }
+
+    /// The same where whoever is `told` that an object is there looks after it from then on.
+    pub(super) fn start_each(store: Shared, threads: usize, told: Told, run: &Run) -> Result<Self> {
+        Self::begin(store, threads, Some(told), run)
+    }
+
+    fn begin(store: Shared, threads: usize, told: Option<Told>, run: &Run) -> Result<Self> {
         // What waits is in a pooled buffer, of which there are as many as threads and one.
         let (queue, jobs) = bounded(0);
         let failed = Arc::new(Mutex::new(None));
@@ -73,12 +87,14 @@ impl Uploads {
             queue: Some(queue),
             threads: Vec::with_capacity(threads),
             failed: Arc::clone(&failed),
-            objects: Vec::new(),
+            objects: Mutex::default(),
+            each: told.is_some(),
             committed: false,
         };
         for _ in 0..threads.max(1) {
             let worker = Worker {
                 store: Arc::clone(&store),
+                told: told.clone(),
                 failed: Arc::clone(&failed),
                 cancel: run.cancel.clone(),
                 monitor: Arc::clone(&run.monitor),
@@ -91,6 +107,19 @@ impl Uploads {
             uploads.threads.push(thread);
         }
         Ok(uploads)
+    }
+
+    fn objects(&self) -> MutexGuard<'_, Vec<Shelf>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, object: &Shelf) {
+        let mut objects = self.objects();
+        // Twice as many as can be under way, so that looking through them costs little.
+        if self.each && objects.len() >= 2 * (self.threads.len() + 2) {
+            objects.retain(|object| lock(object).done.is_none());
+        }
+        objects.push(Arc::clone(object));
     }
 
     fn send(&self, object: &Shelf, part: Part, body: Bytes) -> Result<()> {
@@ -152,7 +181,7 @@ impl Drop for Uploads {
             .cancel(Kind::Failed, "the backup was given up");
         self.settle().ok();
         let mut there = Vec::new();
-        for object in &self.objects {
+        for object in self.objects().iter() {
             let pending = lock(object);
             match (&pending.done, &pending.upload) {
                 (None, Some(upload)) => drop(self.store.abort(upload)),
@@ -164,6 +193,9 @@ impl Drop for Uploads {
                 there.push(pending.key.clone());
             }
         }
+        if self.each {
+            return;
+        }
         for batch in there.chunks(store::KEYS_MAX) {
             self.store.discard(batch).ok();
         }
@@ -172,6 +204,7 @@ impl Drop for Uploads {
 
 struct Worker {
     store: Shared,
+    told: Option<Told>,
     failed: Arc<Mutex<Option<Error>>>,
     cancel: Cancel,
     monitor: Arc<dyn Monitor>,
@@ -203,6 +236,7 @@ impl Worker {
             let put = self.store.put(&key, body, false)?;
             Counters::add(&self.monitor.counters().written_bytes, len);
             lock(&object).done = Some(stored(&put, len, part.crc32));
+            self.tell(&key, len);
             return Ok(());
         };
         let part = self.store.put_part(&upload, &part, body)?;
@@ -217,8 +251,18 @@ impl Worker {
             })
         };
         match complete {
-            Some(parts) => complete_upload(self.store.as_ref(), &object, &upload, &parts),
+            Some(parts) => {
+                complete_upload(self.store.as_ref(), &object, &upload, &parts)?;
+                self.tell(&key, whole_len(&parts));
+                Ok(())
+            }
             None => Ok(()),
+        }
+    }
+
+    fn tell(&self, key: &str, len: u64) {
+        if let Some(told) = &self.told {
+            told(key, len);
         }
     }
 }
@@ -254,12 +298,12 @@ pub(super) struct ObjectWriter {
 
 impl ObjectWriter {
     /// Begins the object `key`. Nothing is sent before there is a full part.
-    pub(super) fn begin(uploads: &mut Uploads, key: String) -> Self {
+    pub(super) fn begin(uploads: &Uploads, key: String) -> Self {
         let object = Arc::new(Mutex::new(Pending {
             key,
             ..Pending::default()
         }));
-        uploads.objects.push(Arc::clone(&object));
+        uploads.add(&object);
         Self {
             object,
             buf: None,

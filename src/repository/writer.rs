@@ -78,8 +78,8 @@ impl Writer {
         );
         let part_len = usize::try_from(shares.part_len).unwrap_or(usize::MAX);
         let store = repository.store();
-        let mut uploads = Uploads::start(store, shares.bufs.saturating_sub(1), run)?;
-        let index = ObjectWriter::begin(&mut uploads, repository.index_key(name, &manifest.run));
+        let uploads = Uploads::start(store, shares.bufs.saturating_sub(1), run)?;
+        let index = ObjectWriter::begin(&uploads, repository.index_key(name, &manifest.run));
         let mut writer = Self {
             repository: repository.clone(),
             name: name.to_owned(),
@@ -217,7 +217,7 @@ impl Writer {
             let key = self
                 .repository
                 .segment_key(&self.name, &self.manifest.run, number);
-            self.segment = Some(ObjectWriter::begin(&mut self.uploads, key));
+            self.segment = Some(ObjectWriter::begin(&self.uploads, key));
         }
         if let Some(segment) = &mut self.segment {
             segment.write(bytes, &self.pool, &self.uploads, &mut |crc| crcs.push(crc))?;

@@ -10,8 +10,8 @@ use mysql_async::{ClientIdentity, OptsBuilder, SslOpts};
 
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
+use crate::base::optfile::OptionFiles;
 use crate::server::fault;
-use crate::server::optfile::{CLIENT_GROUPS, OptionFiles, SERVER_GROUPS};
 
 /// Where the server listens when nobody says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/mysqld/mysqld.sock";
@@ -21,6 +21,19 @@ pub const DEFAULT_PORT: u16 = 3306;
 pub const PASSWORD_FILE_SIZE_MAX: u64 = 4096;
 /// Environment variables that give a password, the first one set wins.
 pub const PASSWORD_VARIABLES: [&str; 2] = ["XBPIPE_PASSWORD", "MYSQL_PWD"];
+
+/// Groups that give connection options.
+pub const CLIENT_GROUPS: &[&str] = &[
+    "client",
+    "client-server",
+    "client-mariadb",
+    "mariadb-backup",
+    "mariabackup",
+    "xtrabackup",
+    "xbpipe",
+];
+/// Groups the server itself reads; asked for the data directory and the socket.
+pub const SERVER_GROUPS: &[&str] = &["mysqld", "server", "mariadb", "mariadbd"];
 
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -450,7 +463,7 @@ pub fn datadir_of(files: &OptionFiles) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::optfile::Choice;
+    use crate::base::optfile::Choice;
 
     fn files(text: &str) -> OptionFiles {
         let dir = tempfile::tempdir().unwrap();

@@ -8,7 +8,6 @@
 pub mod connect;
 mod fault;
 pub mod flavor;
-pub mod optfile;
 pub mod privileges;
 pub mod session;
 pub mod sql;
@@ -25,5 +24,5 @@ pub const TABLES: crate::base::spec::Tables = crate::base::spec::Tables {
     document: "servers.md",
     layouts: &[],
     enums: &[],
-    limits: optfile::LIMITS,
+    limits: crate::base::optfile::LIMITS,
 };

@@ -29,6 +29,8 @@ pub struct Policy {
     pub window_unproven: Duration,
     /// The same for credentials that have expired: somebody has to write new ones.
     pub window_expired: Duration,
+    /// Most tries after the first that made no progress; `None`: as many as the time allows.
+    pub retries_max: Option<u32>,
     /// Calls at the same time, as long as the store does not ask for fewer.
     pub permits: usize,
 }
@@ -41,6 +43,7 @@ impl Default for Policy {
             window: Duration::from_secs(15 * 60),
             window_unproven: Duration::from_secs(15),
             window_expired: Duration::from_secs(120),
+            retries_max: None,
             permits: 64,
         }
     }
@@ -149,11 +152,12 @@ impl Retrying {
                 _ if self.proven.load(Ordering::Relaxed) => self.policy.window,
                 _ => self.policy.window_unproven.min(self.policy.window),
             };
-            let hopeless = fault.class == Class::Damaged && failed >= DAMAGED_ATTEMPTS_MAX;
+            let hopeless = fault.class == Class::Damaged && failed >= DAMAGED_ATTEMPTS_MAX
+                || self.policy.retries_max.is_some_and(|most| failed > most);
             if !fault.class.is_worth_retrying() || hopeless || since.elapsed() >= window {
                 return Err(fault);
             }
-            self.warn(&fault, window.saturating_sub(since.elapsed()));
+            self.warn(&fault, failed, window.saturating_sub(since.elapsed()));
             match fault.class {
                 Class::Throttled => self.gate.shed(),
                 // Why the new ones cannot be had is in the next failure.
@@ -178,17 +182,19 @@ impl Retrying {
         Duration::from_nanos(random % nanos.max(1))
     }
 
-    fn warn(&self, fault: &Fault, left: Duration) {
+    fn warn(&self, fault: &Fault, failed: u32, left: Duration) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
             return;
         }
         *warned = Some(Instant::now());
         drop(warned);
-        self.monitor.warning(format!(
-            "{fault}; going on to try for {} s",
-            left.as_secs().max(1)
-        ));
+        let left = match self.policy.retries_max {
+            Some(most) => format!("{} times", most.saturating_sub(failed) + 1),
+            None => format!("for {} s", left.as_secs().max(1)),
+        };
+        self.monitor
+            .warning(format!("{fault}; going on to try {left}"));
     }
 
     /// Says how many reads were asked for a second time, each time their number has doubled.

@@ -334,7 +334,7 @@ fn links_and_as_lead_to_the_same_program() {
     );
     let done = run(xbpipe(["as", "tar"]), b"").expect(2);
     assert!(
-        done.err.contains("xbstream, mbstream, xbcrypt"),
+        done.err.contains("xbstream, mbstream, xbcrypt, xbcloud"),
         "{}",
         done.err
     );

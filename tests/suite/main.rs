@@ -10,6 +10,8 @@
 mod backup_support;
 #[path = "../support/client.rs"]
 mod client;
+#[path = "../support/cloud.rs"]
+mod cloud;
 #[path = "../support/compare.rs"]
 mod compare;
 #[path = "../support/ddl.rs"]
@@ -54,6 +56,8 @@ mod cli_progress;
 mod codecs;
 mod compat_callers;
 mod compat_mbstream;
+mod compat_xbcloud;
+mod compat_xbcloud_faults;
 mod compat_xbcrypt;
 mod convert;
 mod crypt;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use proptest::prelude::*;
 use xbpipe::base::fsx;
-use xbpipe::server::optfile::{Choice, OptionFiles};
+use xbpipe::base::optfile::{Choice, OptionFiles};
 
 /// Both answers for the groups `client` and `xbpipe`: ours, and theirs with whether they succeeded.
 fn both(choice: &Choice) -> (Option<Vec<u8>>, Option<Vec<u8>>) {

@@ -27,6 +27,7 @@ fn quick() -> Policy {
         window: Duration::from_secs(20),
         window_unproven: Duration::from_millis(300),
         window_expired: Duration::from_secs(20),
+        retries_max: None,
         permits: 8,
     }
 }

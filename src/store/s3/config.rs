@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpRequest;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
@@ -22,7 +23,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
 
 /// Where requests are signed for when nobody says a region.
-const REGION_DEFAULT: &str = "us-east-1";
+pub(super) const REGION_DEFAULT: &str = "us-east-1";
 
 /// Bytes of a customer's key (`SSE-C`).
 const CUSTOMER_KEY_LEN: usize = 32;
@@ -140,8 +141,14 @@ pub struct S3Options {
     pub ca_file: Option<PathBuf>,
     /// Encryption by the store.
     pub encryption: Option<Encryption>,
-    /// Storage class of large objects; small ones have the bucket's default.
+    /// Make the bucket if it is not there.
+    pub create_bucket: bool,
+    /// Storage class of objects that are uploaded in parts.
     pub storage_class: Option<StorageClass>,
+    /// Storage class of objects that are put in one piece; `None`: the bucket's default.
+    pub small_storage_class: Option<StorageClass>,
+    /// More headers for requests that read or write objects.
+    pub headers: Vec<Header>,
     /// Tags, as `key=value&key=value`, escaped as in an address.
     pub tagging: Option<String>,
     /// Lock.
@@ -152,8 +159,71 @@ pub struct S3Options {
     pub expected_bucket_owner: Option<String>,
     /// Have the store verify CRC-32 of parts and objects.
     pub checksums: bool,
+    /// Remove objects one by one, where the store knows no other way.
+    pub single_deletes: bool,
+    /// HTTP statuses after which a call is made again, besides those that mean so.
+    pub retry_statuses: Vec<u16>,
     /// How long a call may hear nothing from the store.
     pub stall: Duration,
+}
+
+/// A header that somebody wants to be sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Header {
+    name: String,
+    value: String,
+}
+
+impl std::fmt::Debug for Header {
+    /// Values may be keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Header({:?})", self.name)
+    }
+}
+
+impl Header {
+    /// Takes `name: value` apart.
+    pub fn parse(text: &str) -> Result<Self> {
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        let parsed = text
+            .split_once(':')
+            .map(|(name, value)| (name, value.trim()));
+        match parsed {
+            Some((name, value))
+                if !name.is_empty()
+                    && name.chars().all(token)
+                    && value.chars().all(|c| c == ' ' || c.is_ascii_graphic()) =>
+            {
+                Ok(Self {
+                    name: name.to_ascii_lowercase(),
+                    value: value.to_owned(),
+                })
+            }
+            _ => Err(Error::new(
+                Kind::Usage,
+                "a header is not of the form NAME: VALUE",
+            )),
+        }
+    }
+
+    /// Whether it belongs to a request that reads, too: encryption by the store is a matter of writing, except with the
+    /// customer's key.
+    fn is_for_reading(&self) -> bool {
+        let encryption = self.name.strip_prefix("x-amz-server-side-encryption");
+        match encryption {
+            Some(rest) => rest.starts_with("-customer"),
+            None => true,
+        }
+    }
+
+    /// Puts those of `headers` that belong there into a request.
+    pub(super) fn add_all(headers: &[Self], writes: bool, request: &mut HttpRequest) {
+        for header in headers.iter().filter(|h| writes || h.is_for_reading()) {
+            request
+                .headers_mut()
+                .insert(header.name.clone(), header.value.clone());
+        }
+    }
 }
 
 impl S3Options {
@@ -170,12 +240,17 @@ impl S3Options {
             access_key: None,
             ca_file: None,
             encryption: None,
+            create_bucket: false,
             storage_class: None,
+            small_storage_class: None,
+            headers: Vec::new(),
             tagging: None,
             object_lock: None,
             requester_pays: false,
             expected_bucket_owner: None,
             checksums: true,
+            single_deletes: false,
+            retry_statuses: Vec::new(),
             stall: Duration::from_secs(30),
         }
     }
@@ -301,6 +376,18 @@ mod tests {
         assert_eq!(format!("{key:?}"), "CustomerKey");
         fsx::write_small(&path, b"short").unwrap();
         assert_eq!(CustomerKey::read(&path).unwrap_err().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn headers_have_a_name_and_a_value_that_stays_out_of_sight() {
+        let header = Header::parse("X-Amz-Server-Side-Encryption-Customer-Key: s=e").unwrap();
+        assert_eq!(header.value, "s=e");
+        assert!(header.is_for_reading() && !format!("{header:?}").contains("s=e"));
+        let header = Header::parse("x-amz-server-side-encryption:AES256").unwrap();
+        assert!(!header.is_for_reading());
+        for bad in ["", "x", ": y", "a b: c", "a: b\nc: d"] {
+            assert_eq!(Header::parse(bad).unwrap_err().kind(), Kind::Usage, "{bad}");
+        }
     }
 
     #[test]

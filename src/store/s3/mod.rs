@@ -9,19 +9,20 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, Delete,
-    ObjectIdentifier, RequestPayer, ServerSideEncryption,
+    BucketLocationConstraint, ChecksumAlgorithm, ChecksumMode, ChecksumType,
+    CompletedMultipartUpload, CompletedPart, CreateBucketConfiguration, Delete, ObjectIdentifier,
+    RequestPayer, ServerSideEncryption,
 };
 use aws_smithy_types::base64;
 use bytes::Bytes;
 use tokio::runtime::{Handle, Runtime};
 
 pub use aws_sdk_s3::types::StorageClass;
-pub use config::{AccessKey, CustomerKey, Encryption, ObjectLock, S3Options};
+pub use config::{AccessKey, CustomerKey, Encryption, Header, ObjectLock, S3Options};
 
 use super::fault::{Class, Fault};
 use super::hedge::Hedges;
@@ -102,6 +103,7 @@ impl S3Store {
     /// Lists one object: the cheapest request whose refusal comes with a reason.
     fn probe(&self) -> crate::base::error::Result<()> {
         const METHOD: &str = "list";
+        let mut missing = false;
         let connection = self.connection();
         let request = connection
             .client
@@ -115,6 +117,11 @@ impl S3Store {
             let Err(error) = request.send().await else {
                 return Ok(None);
             };
+            let told = answer::answer(&error);
+            missing = told.is_some_and(|answer| answer.code == "NoSuchBucket");
+            if missing && self.options.create_bucket {
+                return Ok(None);
+            }
             let region = answer::answer(&error).and_then(|a| a.bucket_region());
             match region.filter(|region| *region != connection.region) {
                 Some(region) if connection.region_guessed => Ok(Some(region)),
@@ -130,6 +137,7 @@ impl S3Store {
             }
         });
         match region {
+            Ok(None) if missing => Ok(self.make_bucket()?),
             Ok(None) => Ok(()),
             Ok(Some(region)) => {
                 let connected = self.block_on(config::connect(&self.options, Some(&region)))?;
@@ -140,6 +148,29 @@ impl S3Store {
             Err(fault) if fault.class.is_worth_retrying() => Ok(()),
             Err(fault) => Err(fault.into()),
         }
+    }
+
+    fn make_bucket(&self) -> Result<()> {
+        const METHOD: &str = "make the bucket";
+        let connection = self.connection();
+        // Amazon's first region is the one that must not be named.
+        let elsewhere = connection.region != config::REGION_DEFAULT;
+        let place = elsewhere.then(|| {
+            let region = BucketLocationConstraint::from(connection.region.as_str());
+            CreateBucketConfiguration::builder()
+                .location_constraint(region)
+                .build()
+        });
+        let request = connection
+            .client
+            .create_bucket()
+            .bucket(&self.options.bucket)
+            .set_create_bucket_configuration(place);
+        self.wait(METHOD, &self.options.bucket, self.short(), async {
+            let made = request.send().await;
+            made.map_err(|e| self.fault(METHOD, &self.options.bucket, &e))?;
+            Ok(())
+        })
     }
 
     fn connection(&self) -> Connection {
@@ -235,7 +266,18 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        answer::fault(method, key, &self.options.bucket, error)
+        let mut fault = answer::fault(method, key, &self.options.bucket, error);
+        let status = answer::answer(error).map_or(0, |answer| answer.status);
+        if fault.class == Class::Refused && self.options.retry_statuses.contains(&status) {
+            fault.class = Class::Transient;
+        }
+        fault
+    }
+
+    /// Puts the headers that were asked for into a request.
+    fn headers(&self, writes: bool) -> impl Fn(&mut HttpRequest) + Send + Sync + 'static {
+        let headers = self.options.headers.clone();
+        move |request| Header::add_all(&headers, writes, request)
     }
 
     /// One batch of removals.
@@ -250,6 +292,9 @@ impl S3Store {
             check_key(key).map_err(|e| refused(METHOD, key, e))?;
             let object = ObjectIdentifier::builder().key(self.full(key)).build();
             objects.push(object.map_err(|e| fail(e.to_string()))?);
+        }
+        if self.options.single_deletes {
+            return self.removed_singly(keys).await;
         }
         let batch = Delete::builder().set_objects(Some(objects)).quiet(true);
         let batch = batch.build().map_err(|e| fail(e.to_string()))?;
@@ -275,6 +320,33 @@ impl S3Store {
             }
         }
         Ok(())
+    }
+
+    async fn removed_singly(&self, keys: &[String]) -> Result<()> {
+        let client = self.client();
+        for key in keys {
+            let request = client
+                .delete_object()
+                .bucket(&self.options.bucket)
+                .key(self.full(key))
+                .set_request_payer(self.payer())
+                .set_expected_bucket_owner(self.owner());
+            if let Err(error) = request.send().await {
+                let fault = self.fault(REMOVE, key, &error);
+                if fault.class != Class::NotFound {
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the removal of `keys` objects may take.
+    fn removing(&self, keys: usize) -> Duration {
+        match u32::try_from(keys) {
+            Ok(keys) if self.options.single_deletes => self.short().saturating_mul(keys.max(1)),
+            _ => self.short(),
+        }
     }
 
     fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
@@ -352,15 +424,18 @@ impl Store for S3Store {
             .set_sse_customer_algorithm(algorithm)
             .set_sse_customer_key(customer_key)
             .set_sse_customer_key_md5(customer_md5)
+            .set_storage_class(self.options.small_storage_class.clone())
             .set_tagging(self.options.tagging.clone())
             .set_object_lock_mode(lock.as_ref().map(|l| l.mode.clone()))
             .set_object_lock_retain_until_date(lock.map(|l| l.until))
             .set_request_payer(self.payer())
             .set_expected_bucket_owner(self.owner())
-            .body(ByteStream::from(body));
+            .body(ByteStream::from(body))
+            .customize()
+            .mutate_request(self.headers(true));
         self.wait(METHOD, key, self.long(len), async {
             let sent = if self.unsigned() {
-                request.customize().disable_payload_signing().send().await
+                request.disable_payload_signing().send().await
             } else {
                 request.send().await
             };
@@ -397,7 +472,9 @@ impl Store for S3Store {
             .set_object_lock_mode(lock.as_ref().map(|l| l.mode.clone()))
             .set_object_lock_retain_until_date(lock.map(|l| l.until))
             .set_request_payer(self.payer())
-            .set_expected_bucket_owner(self.owner());
+            .set_expected_bucket_owner(self.owner())
+            .customize()
+            .mutate_request(self.headers(true));
         self.wait(METHOD, key, self.short(), async {
             let created = request.send().await;
             let created = created.map_err(|e| self.fault(METHOD, key, &e))?;
@@ -433,10 +510,12 @@ impl Store for S3Store {
             .set_sse_customer_key_md5(customer_md5)
             .set_request_payer(self.payer())
             .set_expected_bucket_owner(self.owner())
-            .body(ByteStream::from(body));
+            .body(ByteStream::from(body))
+            .customize()
+            .mutate_request(self.headers(false));
         self.wait(METHOD, key, self.long(part.len), async {
             let sent = if self.unsigned() {
-                request.customize().disable_payload_signing().send().await
+                request.disable_payload_signing().send().await
             } else {
                 request.send().await
             };
@@ -542,7 +621,9 @@ impl Store for S3Store {
             .set_sse_customer_key(customer_key)
             .set_sse_customer_key_md5(customer_md5)
             .set_request_payer(self.payer())
-            .set_expected_bucket_owner(self.owner());
+            .set_expected_bucket_owner(self.owner())
+            .customize()
+            .mutate_request(self.headers(false));
         self.wait(METHOD, key, self.short(), async {
             let head = request.send().await;
             let head = head.map_err(|e| self.fault(METHOD, key, &e))?;
@@ -612,7 +693,7 @@ impl Store for S3Store {
 
     fn delete(&self, keys: &[String]) -> Result<()> {
         let first = keys.first().map_or("", String::as_str);
-        self.wait(REMOVE, first, self.short(), self.removed(keys))
+        self.wait(REMOVE, first, self.removing(keys.len()), self.removed(keys))
     }
 
     fn discard(&self, keys: &[String]) -> Result<()> {

@@ -91,7 +91,9 @@ impl S3Store {
             .set_sse_customer_key(customer_key)
             .set_sse_customer_key_md5(customer_md5)
             .set_request_payer(self.payer())
-            .set_expected_bucket_owner(self.owner());
+            .set_expected_bucket_owner(self.owner())
+            .customize()
+            .mutate_request(self.headers(false));
         let asking = async move {
             let got = request.send().await;
             let got = got.map_err(|e| self.fault(METHOD, key, &e))?;

@@ -38,19 +38,6 @@ pub const LIMITS: &[Limit] = &[
     },
 ];
 
-/// Groups that give connection options.
-pub const CLIENT_GROUPS: &[&str] = &[
-    "client",
-    "client-server",
-    "client-mariadb",
-    "mariadb-backup",
-    "mariabackup",
-    "xtrabackup",
-    "xbpipe",
-];
-/// Groups the server itself reads; asked for the data directory and the socket.
-pub const SERVER_GROUPS: &[&str] = &["mysqld", "server", "mariadb", "mariadbd"];
-
 /// One line of an option file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
@@ -274,6 +261,20 @@ impl OptionFiles {
         })
     }
 
+    /// The options of `groups` as words of a command line, in reading order: whatever takes options from there takes these.
+    #[must_use]
+    pub fn words(&self, groups: &[&str]) -> Vec<OsString> {
+        let word = |option: &FileOption| {
+            let mut word = [b"--", &option.key[..]].concat();
+            if let Some(value) = &option.value {
+                word.push(b'=');
+                word.extend_from_slice(value);
+            }
+            OsString::from_vec(word)
+        };
+        self.of(groups).map(word).collect()
+    }
+
     /// The last value of option `name` in `groups`; a key without value gives an empty one.
     #[must_use]
     pub fn value(&self, groups: &[&str], name: &str) -> Option<OsString> {
@@ -413,6 +414,9 @@ impl Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CLIENT_GROUPS: &[&str] = &["client", "xbpipe"];
+    const SERVER_GROUPS: &[&str] = &["mysqld"];
 
     fn values(text: &str) -> Vec<(String, Option<String>)> {
         let (lines, mistake) = parse(text.as_bytes());
