@@ -11,12 +11,14 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::optfile::{Choice, OptionFiles};
 use crate::base::pool::BufPool;
 use crate::base::run::Run;
+use crate::base::units::ByteCount;
 use crate::compat::fifo::Fifos;
 use crate::compat::grammar::{self, Action, Opt, Row, Show};
 use crate::compat::voice::Voice;
 use crate::compat::{Started, start};
 use crate::front::lines::{error_lines, tell};
 use crate::front::{self, Exit};
+use crate::pipeline::budget::MEMORY_DEFAULT;
 use crate::pipeline::input::Input;
 use crate::repository::cloud::{self, CloudBackup, PutOptions};
 use crate::store::s3::{AccessKey, Header, S3Options, S3Store, StorageClass};
@@ -715,7 +717,7 @@ fn put(settings: &Settings, target: &str, run: &Run) -> Result<&'static str> {
 fn inputs(settings: &Settings, fifos: Option<&Fifos>, run: &Run) -> Result<Vec<Input>> {
     let Some(fifos) = fifos else {
         let pool = BufPool::new(INPUT_BUFS, INPUT_LEN);
-        let input = Input::open(None, pool, &run.cancel, Arc::clone(&run.monitor))?;
+        let input = Input::open(None, pool, ByteCount(MEMORY_DEFAULT), run)?;
         return Ok(vec![input]);
     };
     let patience = Duration::from_secs(settings.fifo_timeout);
@@ -723,8 +725,8 @@ fn inputs(settings: &Settings, fifos: Option<&Fifos>, run: &Run) -> Result<Vec<I
     let inputs = streams.into_iter().map(|stream| {
         let name = format!("{:?}", stream.file.path());
         let pool = BufPool::new(INPUT_BUFS, STREAM_READ_LEN);
-        let monitor = Arc::clone(&run.monitor);
-        Input::over(stream.file, name, stream.head, pool, &run.cancel, monitor)
+        let memory = ByteCount(MEMORY_DEFAULT);
+        Input::over(stream.file, name, stream.head, pool, memory, run)
     });
     inputs.collect()
 }

@@ -224,7 +224,10 @@ impl ReadAt for StoredSource {
                 .fetching
                 .block_at(at, &mut |failure| match failure.kind {
                     // Whether the damage is where somebody reads, checksums of chunks tell.
-                    Kind::Checksum => Ok(()),
+                    Kind::Checksum => {
+                        self.fetching.warn(&failure);
+                        Ok(())
+                    }
                     _ => Err(failure.into()),
                 })? {
                 Found::Block(begin, bytes) => {

@@ -374,7 +374,9 @@ fn options_come_from_the_line_the_file_and_the_environment() {
     .expect(0);
     assert!(!keys(&server).contains(&"line.md5".to_owned()));
     write(SECRET_KEY, "swift-container=c\n");
-    let done = put("other", &|c| drop(c.arg(&option)));
+    let done = put("other", &|c| {
+        c.arg(&option);
+    });
     assert_eq!(done.status, 1);
     assert!(
         done.last_line().contains("'--swift-container' is refused"),
@@ -389,7 +391,9 @@ fn options_come_from_the_line_the_file_and_the_environment() {
         c.args([&option, "--defaults-group-suffix=_night"]);
     })
     .expect(0);
-    let done = put("none", &|c| drop(c.arg("--defaults-file=/nowhere/my.cnf")));
+    let done = put("none", &|c| {
+        c.arg("--defaults-file=/nowhere/my.cnf");
+    });
     assert_eq!(done.status, 1);
 }
 
@@ -522,7 +526,7 @@ fn callers_run_it_as_they_do() {
     // Monitoring agents.
     let version = shell("xbcloud --version | head -1 | grep -E '^xbcloud[ ][ ]Ver ([!-~]*)'");
     version.expect(0);
-    shell(&format!(
+    shell(
         "xbcloud put --storage=s3 --s3-endpoint=$E --s3-access-key=$K --s3-secret-key=$S --s3-bucket=$B \
          --s3-region=us-east-1 --parallel=10 pmm < stream && mkdir t5 && \
          xbcloud get --storage=s3 --s3-endpoint=$E --s3-access-key=$K --s3-secret-key=$S --s3-bucket=$B \
@@ -554,7 +558,7 @@ fn a_real_backup_through_ceph() {
         .arg(format!(
             "--target-dir={}",
             server.scratch().join("tmp").display()
-        ));
+        );
     let stream = run(backup, b"").expect(0).out;
     let plain = |stream: &[u8]| -> (PathBuf, tempfile::TempDir) {
         let dir = scratch();
