@@ -530,8 +530,8 @@ fn callers_run_it_as_they_do() {
         "xbcloud put --storage=s3 --s3-endpoint=$E --s3-access-key=$K --s3-secret-key=$S --s3-bucket=$B \
          --s3-region=us-east-1 --parallel=10 pmm < stream && mkdir t5 && \
          xbcloud get --storage=s3 --s3-endpoint=$E --s3-access-key=$K --s3-secret-key=$S --s3-bucket=$B \
-         --s3-region=us-east-1 --parallel=10 pmm | xbstream restore -x --directory=t5 --parallel=10"
-    ))
+         --s3-region=us-east-1 --parallel=10 pmm | xbstream restore -x --directory=t5 --parallel=10",
+    )
     .expect(0);
     assert_same(&read_tree(&root.path().join("t5")), &tree);
 }
