@@ -558,7 +558,7 @@ fn a_real_backup_through_ceph() {
         .arg(format!(
             "--target-dir={}",
             server.scratch().join("tmp").display()
-        );
+        ));
     let stream = run(backup, b"").expect(0).out;
     let plain = |stream: &[u8]| -> (PathBuf, tempfile::TempDir) {
         let dir = scratch();

@@ -369,7 +369,8 @@ fn byte_damages(archive: &[u8], sparsely: bool, mut take: impl FnMut(&Damage)) {
     for (chunk, role) in chunks.iter().zip(roles(&chunks)) {
         let mut at = begin;
         for (field, len) in chunk_fields(chunk) {
-            let some = |i: &usize| !sparsely || *i < 20 || len - *i <= 20 || i.is_multiple_of(20_011);
+            let some =
+                |i: &usize| !sparsely || *i < 20 || len - *i <= 20 || i.is_multiple_of(20_011);
             for i in (at..at + len).filter(|i| some(&(i - at))) {
                 let flip = |value| {
                     let mut bytes = archive.to_vec();
