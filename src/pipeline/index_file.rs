@@ -144,24 +144,23 @@ impl Indexed {
         chunks.sum::<u64>().saturating_add(tail)
     }
 
-    /// Files and empty directories, as stated.
-    #[must_use]
-    pub fn members(&self) -> u64 {
-        self.members
-    }
-
-    /// Bytes of the files as stored, as stated.
-    #[must_use]
-    pub fn payload_bytes(&self) -> u64 {
-        self.payload_bytes
-    }
-
     /// Goes through all lines. What was passed on is right only if this returns without an error.
     pub fn lines(&self, mut each: impl FnMut(IndexLine) -> Result<()>) -> Result<()> {
         let mut lines = IndexLines::default();
         let mut offset = 0;
+        let (mut members, mut payload_bytes) = (0_u64, 0_u64);
         let mut feed = |bytes: &[u8], position: u64| {
-            let fed = lines.feed(bytes, |line| each(line).map_err(Stop::Error));
+            let fed = lines.feed(bytes, |line| {
+                match &line {
+                    IndexLine::File { len, .. } => {
+                        members += 1;
+                        payload_bytes = payload_bytes.saturating_add(*len);
+                    }
+                    IndexLine::Directory { .. } => members += 1,
+                    _ => {}
+                }
+                each(line).map_err(Stop::Error)
+            });
             fed.map_err(|stop| match stop {
                 Stop::Line(why) => bad("a line of the index is damaged", position).source(why),
                 Stop::Error(error) => error,
@@ -189,11 +188,14 @@ impl Indexed {
             feed(&bytes, position)?;
         }
         feed(&self.tail, position)?;
-        if lines.is_complete() {
-            Ok(())
-        } else {
-            Err(bad("the index ends without its last line", position))
+        if !lines.is_complete() {
+            return Err(bad("the index ends without its last line", position));
         }
+        // r[xbstream.index.agrees]
+        if (members, payload_bytes) != (self.members, self.payload_bytes) {
+            return Err(bad("the sums at the end of the index are wrong", position));
+        }
+        Ok(())
     }
 }
 

@@ -23,11 +23,12 @@ use crate::repository::reader::{Range, StoredBackup};
 /// Bytes fetched at once where less than the whole archive is wanted: whole parts would bring too much that is not.
 const PIECE_LEN: u64 = 2 * MIB;
 
-/// Bytes between two wanted ranges that are fetched along: less than what another request costs.
+/// Most bytes between two wanted ranges that are fetched along: less than what another request costs.
 const GAP_LEN_MAX: u64 = 64 << 10;
 
-/// A part of which at most one in so many bytes is not wanted is fetched whole, since then it has a checksum.
-const PART_WASTE: u64 = 16;
+/// At most one in so many bytes is fetched though nobody wants it: between two ranges, so that they are one request, and in a
+/// part, so that it is whole and has a checksum.
+const WASTE: u64 = 32;
 
 /// Most threads that fetch.
 const THREADS_MAX: usize = 32;
@@ -338,7 +339,7 @@ impl Fetching {
         for (begin, end) in wanted.iter().copied() {
             let mut at = begin;
             if let Some(last) = pieces.last_mut()
-                && begin <= last.1.saturating_add(GAP_LEN_MAX)
+                && begin - last.1.min(begin) <= GAP_LEN_MAX.min((last.1 - last.0) / WASTE)
             {
                 at = last.1;
             }
@@ -360,7 +361,7 @@ impl Fetching {
             pieces = rest;
             let part_len = part_end - part;
             let len: u64 = of_part.iter().map(|(begin, end)| end - begin).sum();
-            if self.extent == Extent::Whole && part_len - len <= part_len / PART_WASTE {
+            if self.extent == Extent::Whole && part_len - len <= part_len / WASTE {
                 ranges.push((part, self.range(part, part_end, Some(self.part_crc(part)?))));
                 continue;
             }

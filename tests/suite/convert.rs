@@ -578,7 +578,7 @@ fn stores_are_sources_and_targets() {
     let archive = place.mbstream();
     convert(
         &archive[..archive.len() - 1],
-        &["--to", &to, "--memory", "256M"],
+        &["--to", &at("cut"), "--memory", "256M"],
     )
     .expect(3);
     let listed = run(xbpipe(["ls", &to]), b"").expect(0);

@@ -136,7 +136,12 @@ fn only_the_ranges_of_wanted_files_are_fetched() {
                 .filter(|call| call.starts_with("read") && call.contains(".xbs"))
                 .map(|call| call.rsplit_once('+').unwrap().1.parse::<usize>().unwrap())
                 .sum();
-            assert_eq!(fetched, wanted.len(), "not a byte more for {name}");
+            // r[repository.read.blocks]: one in 32 bytes to save requests, and one to fetch whole parts.
+            let most = wanted.len() * 33 / 32 * 33 / 32;
+            assert!(
+                (wanted.len()..=most).contains(&fetched),
+                "{fetched} for {name}"
+            );
         }
         assert_eq!(read(&store, &["nothing"]), b"");
     }

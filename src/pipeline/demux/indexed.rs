@@ -167,6 +167,7 @@ fn find(indexed: &Indexed, sink: &dyn Sink, places: &Places) -> Result<Found> {
         ..Found::default()
     };
     let mut begun: HashMap<u64, Begun> = HashMap::new();
+    let whole = indexed.source().len();
     indexed.lines(|line| {
         match line {
             IndexLine::Chunks { member, list } => {
@@ -180,6 +181,9 @@ fn find(indexed: &Indexed, sink: &dyn Sink, places: &Places) -> Result<Found> {
                     found.chunks = None;
                 }
                 for Place { position, len } in list {
+                    if position.saturating_add(len) > whole {
+                        return Err(wrong("the index tells of chunks behind the end"));
+                    }
                     if file.first.is_some() && position <= file.last {
                         return Err(wrong("the index has the chunks of a file out of order"));
                     }

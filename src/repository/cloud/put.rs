@@ -63,6 +63,9 @@ pub fn must_be_new(store: &Shared, name: &str) -> Result<()> {
     Err(Error::new(Kind::Store, what).hint("remove it with xbcloud delete, or give another name"))
 }
 
+/// Objects of a failed upload that are removed at once: each batch has a time limit of its own, a short one in a run that was ended.
+const REMOVED_AT_ONCE: usize = 50;
+
 /// Stores the archive that comes from `inputs` as the backup `name`, which must be new. Several inputs are one archive that was
 /// dealt out file by file. Unless it is whole, what was sent is removed. `told` hears of every object.
 pub fn put(
@@ -99,7 +102,7 @@ pub fn put(
     let stored = putting
         .take_all(inputs)
         .and_then(|()| putting.finish(&told));
-    stored.inspect_err(|_| putting.remove())
+    stored.inspect_err(|error| putting.remove(error))
 }
 
 /// What is known of the archive so far.
@@ -270,11 +273,14 @@ impl Putting {
     }
 
     /// Removes what was sent, as far as the store lets us. r[cloud-layout.put.failed]
-    fn remove(&mut self) {
-        // Whoever still sends or waits to try again need not.
-        self.run
-            .cancel
-            .cancel(Kind::Failed, "the upload was given up");
+    fn remove(&mut self, cause: &Error) {
+        // What is on its way arrives first: a request that is given up may still be carried out by the store, after the removal.
+        if cause.kind() == Kind::Store {
+            // But nobody needs to wait and try again.
+            self.run
+                .cancel
+                .cancel(Kind::Failed, "the upload was given up");
+        }
         self.uploads.settle().ok();
         let files = std::mem::take(&mut self.lock().files);
         // What makes it look whole goes first.
@@ -289,9 +295,16 @@ impl Putting {
         let keys = chunks.map(|(path, index)| chunk_key(&self.name, path, index));
         let mut keys = keys.chain([digests_key(&self.name)]).peekable();
         while keys.peek().is_some() {
-            let batch: Vec<String> = keys.by_ref().take(store::KEYS_MAX).collect();
-            // Something else failed before, and is told.
-            self.store.discard(&batch).ok();
+            let batch: Vec<String> = keys.by_ref().take(REMOVED_AT_ONCE).collect();
+            let removed = if self.run.cancel.is_cancelled() {
+                self.store.discard(&batch)
+            } else {
+                self.store.delete(&batch)
+            };
+            if removed.is_err() {
+                // Something else failed before, and is told; and the backup does not look whole.
+                break;
+            }
         }
     }
 }
