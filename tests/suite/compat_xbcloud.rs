@@ -594,13 +594,14 @@ fn a_real_backup_through_ceph() {
     let done = cloud.put("db1/monday", &stream, &[]).expect(1);
     assert!(done.last_line().contains("already exists!"));
     // Cut in the middle: nothing of it stays, and the name is free.
-    cloud
+    let cut = cloud
         .put("db1/tuesday", &stream[..stream.len() / 2], &["--md5"])
         .expect(1);
     let done = cloud.run(&["get", "db1/tuesday"]).expect(1);
     assert!(
         done.last_line().contains("there is no backup named"),
-        "{}",
+        "{}{}",
+        cut.err,
         done.err
     );
     // The customer's key goes with every object, and without it there is none.

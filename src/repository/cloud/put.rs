@@ -301,8 +301,9 @@ impl Putting {
             } else {
                 self.store.delete(&batch)
             };
-            if removed.is_err() {
-                // Something else failed before, and is told; and the backup does not look whole.
+            if let Err(fault) = removed {
+                let what = format!("what was sent could not be removed: {fault}");
+                self.run.monitor.warning(what);
                 break;
             }
         }
