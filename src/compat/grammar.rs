@@ -20,6 +20,24 @@ pub struct Opt<S: 'static> {
     pub help: &'static str,
 }
 
+impl<S> Opt<S> {
+    /// What every program calls it.
+    pub const HELP: Self = Self {
+        long: "help",
+        short: Some('?'),
+        action: Action::Help,
+        help: "Show this help.",
+    };
+
+    /// What those that have it call it.
+    pub const VERSION: Self = Self {
+        long: "version",
+        short: Some('V'),
+        action: Action::Version,
+        help: "Show the version.",
+    };
+}
+
 /// What an option takes and does.
 #[derive(Debug)]
 pub enum Action<S: 'static> {

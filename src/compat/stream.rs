@@ -59,8 +59,8 @@ pub(super) const XBSTREAM: Dialect = Dialect {
         )
     },
     options: &[
-        HELP,
-        VERSION,
+        Opt::HELP,
+        Opt::VERSION,
         CREATE,
         EXTRACT,
         DIRECTORY,
@@ -95,7 +95,7 @@ pub(super) const MBSTREAM: Dialect = Dialect {
             env!("CARGO_PKG_VERSION")
         )
     },
-    options: &[HELP, CREATE, EXTRACT, DIRECTORY, VERBOSE, PARALLEL],
+    options: &[Opt::HELP, CREATE, EXTRACT, DIRECTORY, VERBOSE, PARALLEL],
     file_line: |name| {
         let now = jiff::Zoned::now();
         format!("[00] {} {name}", now.strftime("%Y-%m-%d %H:%M:%S"))
@@ -110,18 +110,6 @@ impl Dialect {
     }
 }
 
-const HELP: Opt<Settings> = Opt {
-    long: "help",
-    short: Some('?'),
-    action: Action::Help,
-    help: "Show this help.",
-};
-const VERSION: Opt<Settings> = Opt {
-    long: "version",
-    short: Some('V'),
-    action: Action::Version,
-    help: "Show the version.",
-};
 const CREATE: Opt<Settings> = Opt {
     long: "create",
     short: Some('c'),

@@ -97,18 +97,8 @@ const fn number(min: i64, max: i64, set: fn(&mut Settings, u64)) -> Action<Setti
 }
 
 const OPTIONS: &[Opt<Settings>] = &[
-    Opt {
-        long: "help",
-        short: Some('?'),
-        action: Action::Help,
-        help: "Show this help.",
-    },
-    Opt {
-        long: "version",
-        short: Some('V'),
-        action: Action::Version,
-        help: "Show the version.",
-    },
+    Opt::HELP,
+    Opt::VERSION,
     Opt {
         long: "defaults-file",
         short: Some('c'),

@@ -39,18 +39,8 @@ const KEY_VARIABLE: &str = "XBCRYPT_ENCRYPTION_KEY";
 const PLAIN_NAME: &str = "content";
 
 const OPTIONS: &[Opt<Settings>] = &[
-    Opt {
-        long: "help",
-        short: Some('?'),
-        action: Action::Help,
-        help: "Show this help.",
-    },
-    Opt {
-        long: "version",
-        short: Some('V'),
-        action: Action::Version,
-        help: "Show the version.",
-    },
+    Opt::HELP,
+    Opt::VERSION,
     Opt {
         long: "decrypt",
         short: Some('d'),
