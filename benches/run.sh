@@ -6,15 +6,8 @@
 #
 # Needs mariadb-server, mariadb-backup, zstd, openssl and time (Debian packages), about 10 GB of /dev/shm and a release build.
 set -euo pipefail
-runs=${1:-5}
-only=${ONLY:-}
-here=$(cd "$(dirname "$0")/.." && pwd)
-xb=$here/target/release/xbpipe
-[ -x "$xb" ] || { echo "build first: cargo build --release" >&2; exit 2; }
-for tool in mbstream mariadb-backup mariadbd zstd openssl /usr/bin/time; do
-    command -v "$tool" >/dev/null || { echo "$tool is missing; tests/all.sh installs what it is in" >&2; exit 2; }
-done
-work=$(mktemp -d /dev/shm/xbpipe-bench.XXXXXX)
+. "$(dirname "$0")/lib.sh"
+need mbstream mariadb-backup mariadbd zstd openssl
 server_pid=
 finish() {
     if [ -n "$server_pid" ]; then kill "$server_pid" 2>/dev/null && wait "$server_pid" 2>/dev/null || true; fi
@@ -22,51 +15,11 @@ finish() {
 }
 trap finish EXIT
 
-# An empty directory to extract to, and memory that was in use a moment ago: a virtual machine may have given what is free back
-# to its host, and whoever gets to use it first would pay for that.
-emptied="rm -rf $work/out; head -c 3500M /dev/zero >$work/warm; rm $work/warm; mkdir $work/out"
-
-wanted() { [ -z "$only" ] || [[ $1 == *"$only"* ]]; }
-
-# once COMMAND: wall seconds, CPU seconds of the command and all it waited for, peak KiB of its largest process
-once() {
-    /usr/bin/time -o "$work/time" -f '%e %U %S %M' bash -c "$1" >/dev/null 2>"$work/err" || {
-        echo "failed: $1" >&2
-        tail -3 "$work/err" >&2
-        exit 1
-    }
-    awk '{print $1, $2 + $3, $4}' "$work/time"
-}
-
-median() { sort -n | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'; }
-
-# pair NAME BAR OURS THEIRS [BETWEEN]: BETWEEN runs before each of them, not timed
-pair() {
-    local name=$1 bar=$2 ours=$3 theirs=$4 between=${5:-:} i
-    wanted "$name" || return 0
-    : >"$work/a"; : >"$work/b"
-    bash -c "$between"; once "$ours" >/dev/null
-    bash -c "$between"; once "$theirs" >/dev/null
-    for ((i = 0; i < runs; i++)); do
-        bash -c "$between"; once "$ours" >>"$work/a"
-        bash -c "$between"; once "$theirs" >>"$work/b"
-    done
-    paste "$work/a" "$work/b" >"$work/ab"
-    local wa wb rw rc pa
-    wa=$(awk '{print $1}' "$work/a" | median); wb=$(awk '{print $1}' "$work/b" | median)
-    rw=$(awk '{print $1 / $4}' "$work/ab" | median); rc=$(awk '{print $2 / $5}' "$work/ab" | median)
-    pa=$(awk '{print $3 / 1024}' "$work/a" | sort -n | tail -1)
-    printf '%-34s wall %.2f s / %.2f s = %.2f   cpu %.2f   our peak %.0f MiB   bar: %s\n' \
-        "$name" "$wa" "$wb" "$rw" "$rc" "$pa" "$bar"
-}
-
 # peak NAME BAR COMMAND: resident memory of our largest process
 peak() {
     wanted "$1" || return 0
     printf '%-34s peak %.0f MiB   bar: %s\n' "$1" "$(once "$3" | awk '{print $3 / 1024}')" "$2"
 }
-
-echo "xbpipe $("$xb" --version | awk '{print $2}'), $(nproc) processors, $(uname -r), $runs pairs"
 
 if wanted create || wanted extract || wanted verify; then
     mkdir "$work/large" "$work/small"

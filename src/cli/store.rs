@@ -78,6 +78,10 @@ pub(super) struct PutArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
+    /// Store also a backup that ends before its last file (xtrabackup_info, mariadb_backup_info or xtrabackup_tablespaces)
+    #[arg(long)]
+    allow_unfinished: bool,
+
     #[command(flatten)]
     store: Box<StoreArgs>,
 
@@ -106,7 +110,8 @@ impl Verb for PutArgs {
         } else {
             Origin::Command(self.command)
         };
-        let stored = put(&repository, &name, &origin, self.common.memory, run)?;
+        let (unfinished, memory) = (self.allow_unfinished, self.common.memory);
+        let stored = put(&repository, &name, &origin, unfinished, memory, run)?;
         run.monitor
             .info(format!("stored as {}", repository.describe(&name)));
         Ok(Summary {
@@ -421,7 +426,7 @@ impl Verb for GcArgs {
         let now = jiff::Timestamp::now().as_second();
         // Stores know whole seconds: what is from this one counts as old at once.
         let before = now - i64::from(self.older_than) * 3600 + i64::from(self.older_than == 0);
-        let left = repository.leftovers(before)?;
+        let left = repository.leftovers(before, run.monitor.as_ref())?;
         let mut out = String::new();
         for object in &left.objects {
             out.push_str(&format!("object {:>16} {}\n", object.len, object.key));
@@ -475,7 +480,8 @@ impl Verb for CopyArgs {
         let from = self.store.backup(&self.from, run)?;
         let (repository, name) = self.store.named(&self.to, true, run)?;
         let origin = Origin::Stored(Box::new(from));
-        let stored = put(&repository, &name, &origin, self.common.memory, run)?;
+        // Whoever stored it has decided.
+        let stored = put(&repository, &name, &origin, true, self.common.memory, run)?;
         Ok(Summary {
             files: stored.archive.files,
             bytes: stored.archive.bytes,
@@ -501,6 +507,7 @@ pub(super) fn verify_stored(
             "level": level,
             "objects": report.objects,
             "objects_with_checksum": report.told_checksums,
+            "objects_with_another_tag": report.other_tags,
             "parts_read": report.parts,
             "bytes_read": report.bytes,
             "error": error,
@@ -512,6 +519,13 @@ pub(super) fn verify_stored(
             report.objects, report.told_checksums, report.parts
         )
     };
+    if report.other_tags > 0 && level_of != Level::Everything {
+        run.monitor.warning(format!(
+            "{} objects are not those that were stored, by their tags: somebody has copied or replaced them; \
+             --level 3 reads what is in them",
+            report.other_tags
+        ));
+    }
     if as_json || checked.is_ok() {
         print(format!("{text}\n").as_bytes())?;
     }

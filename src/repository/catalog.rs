@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::error::{Error, Kind, Result};
+use crate::base::monitor::Monitor;
 use crate::repository::cloud::holds_chunks;
 use crate::repository::manifest::{MANIFEST_LEN_MAX, Manifest};
 use crate::store::{self, Class, Listed, Shared, Upload, get_small};
@@ -12,6 +13,9 @@ pub const NAME_LEN_MAX: usize = 200;
 
 /// Last component of a manifest's key.
 const MANIFEST: &str = "manifest.json";
+
+/// How often a manifest is read that seems damaged: it may have been so on its way only.
+const DAMAGED_ATTEMPTS_MAX: u32 = 3;
 
 /// Last component of an index's key.
 const INDEX: &str = "index";
@@ -99,12 +103,26 @@ impl Repository {
         }
     }
 
+    /// What is stored as the manifest of a backup; the store has its own word first.
+    fn stored_manifest(&self, name: &str) -> store::Result<Result<Manifest>> {
+        let key = self.manifest_key(name);
+        let mut attempts = 0;
+        loop {
+            let (text, _) = get_small(self.store.as_ref(), &key, MANIFEST_LEN_MAX)?;
+            attempts += 1;
+            match Manifest::parse(&text) {
+                Err(error) if error.kind() == Kind::Checksum && attempts < DAMAGED_ATTEMPTS_MAX => {
+                }
+                parsed => return Ok(parsed.map_err(|e| e.path(self.describe(name)))),
+            }
+        }
+    }
+
     /// The manifest of a backup.
     pub fn manifest(&self, name: &str) -> Result<Manifest> {
         check_name(name)?;
-        let key = self.manifest_key(name);
-        match get_small(self.store.as_ref(), &key, MANIFEST_LEN_MAX) {
-            Ok((text, _)) => Manifest::parse(&text).map_err(|e| e.path(self.describe(name))),
+        match self.stored_manifest(name) {
+            Ok(manifest) => manifest,
             Err(fault) if fault.class == Class::NotFound => {
                 let at = self.describe(name);
                 let what = format!("there is no backup {at:?}");
@@ -143,10 +161,11 @@ impl Repository {
             if check_name(&name).is_err() {
                 continue;
             }
-            let key = self.manifest_key(&name);
-            let manifest = match get_small(self.store.as_ref(), &key, MANIFEST_LEN_MAX) {
-                Ok((text, _)) => Manifest::parse(&text).map_err(|e| e.to_string()),
+            let manifest = match self.stored_manifest(&name) {
+                Ok(manifest) => manifest.map_err(|e| e.to_string()),
                 Err(fault) if fault.class == Class::NotFound => continue,
+                // Whatever is wrong with this one, the others can be told.
+                Err(fault) if fault.class == Class::Refused => Err(Error::from(fault).to_string()),
                 Err(fault) => return Err(fault.into()),
             };
             backups.push(Backup { name, manifest });
@@ -191,8 +210,9 @@ impl Repository {
         Ok(())
     }
 
-    /// What runs that have failed have left, begun before `before` (seconds since the epoch). `r[repository.gc]`
-    pub fn leftovers(&self, before: i64) -> Result<Leftovers> {
+    /// What runs that have failed have left, begun before `before` (seconds since the epoch). What cannot be judged is told and
+    /// stays. `r[repository.gc]`
+    pub fn leftovers(&self, before: i64, monitor: &dyn Monitor) -> Result<Leftovers> {
         let mut left = Leftovers::default();
         for name in self.names()? {
             if check_name(&name).is_err() {
@@ -209,9 +229,23 @@ impl Repository {
                 continue;
             }
             // Asked for after the objects: a run that commits meanwhile is found.
-            let kept = match self.store.head(&self.manifest_key(&name)) {
-                Ok(_) => Some(self.manifest(&name)?.run),
+            let unknown = |error: Error| {
+                let at = self.describe(&name);
+                monitor.warning(format!(
+                    "{at} is left as it is, its manifest cannot be read: {error}"
+                ));
+            };
+            let kept = match self.stored_manifest(&name) {
+                Ok(Ok(manifest)) => Some(manifest.run),
                 Err(fault) if fault.class == Class::NotFound => None,
+                Ok(Err(error)) => {
+                    unknown(error);
+                    continue;
+                }
+                Err(fault) if fault.class == Class::Refused => {
+                    unknown(fault.into());
+                    continue;
+                }
                 Err(fault) => return Err(fault.into()),
             };
             for (run, objects) in runs {
@@ -221,7 +255,17 @@ impl Repository {
                 }
             }
         }
-        for open in store::all_uploads(self.store.as_ref(), "")? {
+        let open = match store::all_uploads(self.store.as_ref(), "") {
+            Ok(open) => open,
+            Err(fault) if fault.class == Class::Refused => {
+                monitor.warning(format!(
+                    "uploads that failed runs have left open stay as they are: {fault}"
+                ));
+                Vec::new()
+            }
+            Err(fault) => return Err(fault.into()),
+        };
+        for open in open {
             if run_of(&open.upload.key).is_some() && open.started < before {
                 left.uploads.push(open.upload);
             }

@@ -6,6 +6,7 @@ use crate::codec::{Split, Unit, decompressors};
 use crate::metadata::checkpoints::Checkpoints;
 use crate::metadata::info::Info;
 use crate::metadata::{METADATA_LEN_MAX, Names};
+use crate::repository::cloud::is_marker;
 use crate::repository::manifest::{ArchiveFacts, BackupFacts};
 use crate::xbstream::index::INDEX_PATH;
 use crate::xbstream::{ArchivePath, Body, ChunkHead};
@@ -25,6 +26,10 @@ pub(super) struct Facts {
     payload_bytes: u64,
     /// The archive has an index of its own, and whether that has ended.
     index: Option<bool>,
+    /// It has the system tablespace, which every physical backup has.
+    has_system_tablespace: bool,
+    /// It has one of the files that are written last.
+    has_marker: bool,
     kept: HashMap<&'static str, Kept>,
 }
 
@@ -45,7 +50,10 @@ impl Facts {
         let of_index = is_index && self.index.is_some();
         match head.body {
             Body::End if of_index => self.index = Some(true),
-            Body::End => self.files += 1,
+            Body::End => {
+                self.files += 1;
+                self.note(head.path.as_bytes());
+            }
             Body::Payload { len, .. } | Body::Sparse { len, .. } if !of_index => {
                 self.payload_bytes += len;
             }
@@ -70,6 +78,19 @@ impl Facts {
         if goes_on && kept.bytes.len() + bytes.len() <= METADATA_LEN_MAX {
             kept.bytes.extend_from_slice(bytes);
         }
+    }
+
+    fn note(&mut self, path: &[u8]) {
+        let system = path.strip_prefix(b"ibdata1");
+        self.has_system_tablespace |=
+            system.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(b"."));
+        self.has_marker |= std::str::from_utf8(path).is_ok_and(is_marker);
+    }
+
+    /// Whether it is a backup of another program that has not come to its end: it does not prove its end, and has the files that
+    /// are written first but none of those that are written last. `r[repository.unfinished]`
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.index != Some(true) && self.has_system_tablespace && !self.has_marker
     }
 
     /// About the archive of `bytes` bytes.

@@ -104,6 +104,49 @@ pub struct Manifest {
     pub segments: Vec<Stored>,
     /// The index.
     pub index: Stored,
+    /// CRC-32 of the document, once it is one; always the last field.
+    #[serde(rename = "crc32")]
+    seal: String,
+}
+
+/// What stands for the checksum while it is computed.
+const NO_SEAL: &str = "00000000";
+
+/// What is behind the checksum's digits in the document.
+const END: &[u8] = b"\"\n}\n";
+
+/// Where the digits of the checksum are, if the document ends like one. `r[repository.manifest.crc]`
+fn seal_at(text: &[u8]) -> Option<std::ops::Range<usize>> {
+    let end = text.len().checked_sub(END.len())?;
+    let begin = end.checked_sub(NO_SEAL.len())?;
+    let digits = text.get(begin..end)?;
+    (text.ends_with(END) && digits.iter().all(u8::is_ascii_hexdigit)).then_some(begin..end)
+}
+
+/// CRC-32 of the document with zeros in place of the digits.
+fn seal_of(text: &[u8], at: &std::ops::Range<usize>) -> String {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(text.get(..at.start).unwrap_or_default());
+    crc.update(NO_SEAL.as_bytes());
+    crc.update(text.get(at.end..).unwrap_or_default());
+    format!("{:08x}", crc.finalize())
+}
+
+/// Puts the checksum where it belongs.
+fn seal(text: &mut [u8]) {
+    if let Some(at) = seal_at(text) {
+        let digits = seal_of(text, &at);
+        if let Some(room) = text.get_mut(at) {
+            room.copy_from_slice(digits.as_bytes());
+        }
+    }
+}
+
+/// Whether the checksum is right; `None` if there is none.
+fn is_sealed(text: &[u8]) -> Option<bool> {
+    let at = seal_at(text)?;
+    let digits = seal_of(text, &at);
+    Some(text.get(at) == Some(digits.as_bytes()))
 }
 
 fn bad(what: impl Into<String>) -> Error {
@@ -136,6 +179,7 @@ impl Manifest {
                 crc32: String::new(),
                 etag: String::new(),
             },
+            seal: NO_SEAL.to_owned(),
         }
     }
 
@@ -144,6 +188,7 @@ impl Manifest {
         let mut text = serde_json::to_vec_pretty(self)
             .map_err(|e| Error::new(Kind::Failed, "cannot write the manifest").source(e))?;
         text.push(b'\n');
+        seal(&mut text);
         if text.len() as u64 > MANIFEST_LEN_MAX {
             let what = format!("a manifest of {} bytes is too long", text.len());
             return Err(Error::new(Kind::Failed, what));
@@ -151,13 +196,19 @@ impl Manifest {
         Ok(text)
     }
 
-    /// Reads a document, and checks that it fits together.
+    /// Reads a document, and checks that it is whole and fits together.
     pub fn parse(text: &[u8]) -> Result<Self> {
         /// What every version has.
         #[derive(Deserialize)]
         struct Head {
             format: String,
             version: u32,
+        }
+        let damaged = || bad("the manifest is damaged: it has another checksum");
+        // Whatever it says is not to be believed. r[repository.manifest.crc]
+        let is_sealed = is_sealed(text);
+        if is_sealed == Some(false) {
+            return Err(damaged());
         }
         let not_ours = |e| bad("the manifest is none of ours").source(e);
         let head: Head = serde_json::from_slice(text).map_err(not_ours)?;
@@ -179,7 +230,14 @@ impl Manifest {
             .hint("use a newer xbpipe"));
         }
         let manifest: Self = serde_json::from_slice(text).map_err(not_ours)?;
+        if is_sealed.is_none() {
+            return Err(damaged());
+        }
         manifest.check()?;
+        let manifest = Self {
+            seal: NO_SEAL.to_owned(),
+            ..manifest
+        };
         Ok(manifest)
     }
 
@@ -253,8 +311,30 @@ mod tests {
         assert_eq!(manifest.parts(), 3);
         let text = String::from_utf8(manifest.render().unwrap()).unwrap();
         assert_eq!(Manifest::parse(text.as_bytes()).unwrap(), manifest);
-        let more = text.replacen('{', "{\"color\": \"blue\",", 1);
-        assert_eq!(Manifest::parse(more.as_bytes()).unwrap(), manifest);
+        let more = sealed(&text.replacen('{', "{\"color\": \"blue\",", 1));
+        assert_eq!(Manifest::parse(&more).unwrap(), manifest);
+    }
+
+    fn sealed(text: &str) -> Vec<u8> {
+        let mut text = text.as_bytes().to_vec();
+        seal(&mut text);
+        text
+    }
+
+    // r[repository.manifest.crc]
+    #[test]
+    fn any_other_byte_is_noticed() {
+        let text = example().render().unwrap();
+        for at in 0..text.len() {
+            for bit in [1, 4, 0x20, 0x80] {
+                let mut broken = text.clone();
+                broken[at] ^= bit;
+                let error = Manifest::parse(&broken).unwrap_err();
+                assert_eq!(error.kind(), Kind::Checksum, "byte {at} bit {bit}: {error}");
+            }
+            let error = Manifest::parse(&text[..at]).unwrap_err();
+            assert_eq!(error.kind(), Kind::Checksum, "{at} bytes: {error}");
+        }
     }
 
     #[test]
@@ -271,19 +351,22 @@ mod tests {
             ("xbpipe-repository", "other"),
             ("{", "["),
         ] {
-            let broken = text.replacen(from, to, 1);
-            assert_ne!(broken, text);
+            let broken = sealed(&text.replacen(from, to, 1));
+            assert_ne!(broken, text.as_bytes());
             assert_eq!(
-                Manifest::parse(broken.as_bytes()).unwrap_err().kind(),
+                Manifest::parse(&broken).unwrap_err().kind(),
                 Kind::Checksum,
                 "{to}"
             );
         }
+        // Its checksum may be somewhere else.
         let newer = text.replacen("\"version\": 1", "\"version\": 2", 1);
-        let error = Manifest::parse(newer.as_bytes()).unwrap_err();
-        assert_eq!(
-            (error.kind(), error.hint_text()),
-            (Kind::Failed, Some("use a newer xbpipe"))
-        );
+        for newer in [sealed(&newer), [newer.as_bytes(), b"\n"].concat()] {
+            let error = Manifest::parse(&newer).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.hint_text()),
+                (Kind::Failed, Some("use a newer xbpipe"))
+            );
+        }
     }
 }

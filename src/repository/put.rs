@@ -43,11 +43,13 @@ pub enum Origin {
     Stored(Box<StoredBackup>),
 }
 
-/// Stores one archive as the backup `name`. Nothing of it stays if it is not whole, or its producer fails.
+/// Stores one archive as the backup `name`. Nothing of it stays if it is not whole, or its producer fails; nor, unless
+/// `unfinished` ones are welcome, if it is a backup without its last file.
 pub fn put(
     repository: &Repository,
     name: &str,
     origin: &Origin,
+    unfinished: bool,
     memory: ByteCount,
     run: &Run,
 ) -> Result<Manifest> {
@@ -95,9 +97,10 @@ pub fn put(
         keep_going: false,
     };
     let (outcome, stored) = std::thread::scope(|scope| {
+        let writer = &mut writer;
         let storing = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn_scoped(scope, || store_all(&mut writer, &taken, run));
+            .spawn_scoped(scope, move || store_all(writer, taken, run));
         let storing = match storing {
             Ok(storing) => storing,
             Err(e) => {
@@ -124,10 +127,14 @@ pub fn put(
         command.must_succeed(run)?;
     }
     run.cancel.check()?;
+    if !unfinished {
+        writer.must_be_finished()?;
+    }
     writer.commit()
 }
 
-fn store_all(writer: &mut Writer, taken: &Receiver<Bytes>, run: &Run) -> Result<()> {
+/// What comes through the tap, which ends with this: nobody waits for a thread that has failed.
+fn store_all(writer: &mut Writer, taken: Receiver<Bytes>, run: &Run) -> Result<()> {
     for bytes in taken {
         writer
             .write(bytes)

@@ -16,7 +16,7 @@ use crate::repository::manifest::Manifest;
 use crate::repository::source::{StoredFeed, StoredSource};
 use crate::store::{Class, PART_LEN_MIN, Shared};
 
-/// How often a range is fetched whose bytes are not those that were stored.
+/// How often a range, or the index, is fetched whose bytes are not those that were stored.
 const DAMAGED_ATTEMPTS_MAX: u32 = 3;
 
 /// Bytes of the index that are read at once.
@@ -88,8 +88,21 @@ impl StoredBackup {
         self.repository.store()
     }
 
-    /// Reads the whole index, checks it, and keeps what concerns `wanted` files.
+    /// What the index says; one that seems damaged is read again, for it may have been so on its way only.
     fn plan(&self, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Plan> {
+        let mut attempts = 1;
+        loop {
+            match self.read_plan(wanted) {
+                Err(error) if error.kind() == Kind::Checksum && attempts < DAMAGED_ATTEMPTS_MAX => {
+                    attempts += 1;
+                }
+                plan => return plan,
+            }
+        }
+    }
+
+    /// Reads the whole index, checks it, and keeps what concerns `wanted` files.
+    fn read_plan(&self, wanted: &dyn Fn(&[u8]) -> bool) -> Result<Plan> {
         let (key, index) = (self.index_key(), &self.manifest.index);
         let store = self.store();
         let mut plan = Plan::default();

@@ -282,7 +282,10 @@ fn complete_upload(
     parts: &[Part],
 ) -> Result<()> {
     let done = store.complete(upload, parts)?;
-    lock(object).done = Some(stored(&done, whole_len(parts), whole_crc(parts)));
+    let mut pending = lock(object);
+    pending.done = Some(stored(&done, whole_len(parts), whole_crc(parts)));
+    // There may be many objects, and nobody asks for their parts again.
+    pending.parts = Vec::new();
     Ok(())
 }
 

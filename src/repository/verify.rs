@@ -50,6 +50,8 @@ pub struct Report {
     pub objects: u64,
     /// Those whose checksum the store told.
     pub told_checksums: u64,
+    /// Those that the store calls by another tag than when they were stored, and whose checksum it does not tell.
+    pub other_tags: u64,
     /// Parts read.
     pub parts: u64,
     /// Bytes read.
@@ -105,6 +107,8 @@ fn look_at(backup: &StoredBackup, key: &str, stored: &Stored, report: &mut Repor
     };
     report.objects += 1;
     report.told_checksums += u64::from(object.crc32.is_some());
+    let known = !stored.etag.is_empty() && !object.etag.is_empty();
+    report.other_tags += u64::from(known && object.crc32.is_none() && object.etag != stored.etag);
     let crc = stored.crc()?;
     if object.len != stored.len || object.crc32.is_some_and(|told| told != crc) {
         let told = object

@@ -243,11 +243,29 @@ impl Writer {
         self.part_lines(&crcs)
     }
 
-    /// Everything was written and is right: sends the rest and makes the backup exist.
-    pub fn commit(mut self) -> Result<Manifest> {
+    /// Fails if what was written is a backup of another program that has not come to its end. `r[repository.unfinished]`
+    pub fn must_be_finished(&mut self) -> Result<()> {
+        self.take_last()?;
+        if !self.facts.is_unfinished() {
+            return Ok(());
+        }
+        let what = "the archive is a backup that ends before its last file (xtrabackup_info, \
+                    mariadb_backup_info or xtrabackup_tablespaces)";
+        Err(Error::new(Kind::Incomplete, what).hint(
+            "its producer was ended, or says so above; --allow-unfinished stores it all the same",
+        ))
+    }
+
+    fn take_last(&mut self) -> Result<()> {
         while let Some(event) = self.decoder.finish()? {
             self.event(event)?;
         }
+        Ok(())
+    }
+
+    /// Everything was written and is right: sends the rest and makes the backup exist.
+    pub fn commit(mut self) -> Result<Manifest> {
+        self.take_last()?;
         self.store_until(self.decoder.position())?;
         if self.stored == 0 {
             return Err(Error::new(Kind::Incomplete, "the archive is empty"));
@@ -311,6 +329,41 @@ impl Unpublished {
     }
 }
 
+/// How often a manifest is looked at that is neither ours nor another one: it may have been damaged on its way only.
+const LOOKS_MAX: u32 = 3;
+
+/// What there is where our manifest should be.
+enum There {
+    Ours,
+    Anothers,
+    Nothing,
+    /// Nobody can tell.
+    Unknown(Error),
+}
+
+fn look(store: &dyn store::Store, key: &str, text: &Bytes, run: &str) -> There {
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        let there = match store::get_small(store, key, MANIFEST_LEN_MAX) {
+            Ok((there, _)) => there,
+            Err(fault) if fault.class == Class::NotFound => return There::Nothing,
+            Err(fault) => return There::Unknown(fault.into()),
+        };
+        if there == text {
+            return There::Ours;
+        }
+        match Manifest::parse(&there) {
+            Ok(other) if other.run != run => return There::Anothers,
+            _ if looks < LOOKS_MAX => {}
+            _ => {
+                let what = "the manifest is not read as it was put";
+                return There::Unknown(Error::new(Kind::Store, what).path(key));
+            }
+        }
+    }
+}
+
 /// Puts the manifest where no other one is.
 fn publish(
     repository: &Repository,
@@ -325,25 +378,32 @@ fn publish(
         .must_not_exist(name)
         .map_err(Unpublished::Surely)?;
     let store = repository.store();
-    match store.put(&key, text.clone(), true) {
-        Ok(_) => {}
-        Err(fault) if fault.class == Class::Exists => {
-            return Err(Unpublished::Surely(repository.exists(name)));
-        }
-        Err(fault) if !fault.class.is_worth_retrying() && fault.class != Class::Interrupted => {
-            return Err(Unpublished::Surely(fault.into()));
-        }
-        Err(fault) => return Err(Unpublished::Doubtful(fault.into())),
+    let put = store.put(&key, text.clone(), true);
+    if let Err(fault) = &put
+        && (fault.class.is_worth_retrying() || fault.class == Class::Interrupted)
+    {
+        // It may still be carried out.
+        return Err(Unpublished::Doubtful(fault.clone().into()));
     }
-    let there = store::get_small(store.as_ref(), &key, MANIFEST_LEN_MAX);
-    let (there, _) = there.map_err(|e| Unpublished::Doubtful(e.into()))?;
-    if there == text {
-        return Ok(());
+    match (look(store.as_ref(), &key, &text, &manifest.run), put) {
+        // Also when only the answer to an earlier try was lost, and the store refuses another one.
+        (There::Ours, _) => Ok(()),
+        (There::Anothers, Err(fault)) if fault.class == Class::Exists => {
+            Err(Unpublished::Surely(repository.exists(name)))
+        }
+        (There::Anothers, Ok(_)) => {
+            let what = format!("somebody else has stored a backup {name:?} at the same time");
+            let error = Error::new(Kind::Store, what);
+            let hint = "this one was removed again; use another name";
+            Err(Unpublished::Surely(error.hint(hint)))
+        }
+        (There::Nothing | There::Anothers, Err(fault)) => Err(Unpublished::Surely(fault.into())),
+        (There::Nothing, Ok(_)) => {
+            let what = format!("the store has taken the manifest of {name:?} and does not have it");
+            Err(Unpublished::Doubtful(Error::new(Kind::Store, what)))
+        }
+        (There::Unknown(error), _) => Err(Unpublished::Doubtful(error)),
     }
-    let what = format!("somebody else has stored a backup {name:?} at the same time");
-    Err(Unpublished::Surely(
-        Error::new(Kind::Store, what).hint("this one was removed again; use another name"),
-    ))
 }
 
 impl ByteSink for Writer {

@@ -105,9 +105,10 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot {} {:?}", self.method, self.key)?;
-        if self.attempts > 1 {
-            let seconds = self.elapsed.as_secs_f64();
-            write!(f, " ({} attempts in {seconds:.1} s)", self.attempts)?;
+        if self.attempts > 1 || !self.elapsed.is_zero() {
+            let (attempts, seconds) = (self.attempts, self.elapsed.as_secs_f64());
+            let s = if attempts == 1 { "" } else { "s" };
+            write!(f, " ({attempts} attempt{s} in {seconds:.1} s)")?;
         }
         write!(f, ": {}", self.cause)
     }
@@ -145,5 +146,12 @@ mod tests {
         );
         assert_eq!(error.kind(), Kind::Store);
         assert_eq!(error.hint_text(), Some("wait"));
+        let mut once = Fault::new(Class::Refused, "list", "a", "no");
+        assert_eq!(once.to_string(), "cannot list \"a\": no");
+        once.elapsed = Duration::from_millis(120);
+        assert_eq!(
+            once.to_string(),
+            "cannot list \"a\" (1 attempt in 0.1 s): no"
+        );
     }
 }

@@ -230,10 +230,24 @@ fn what_has_no_manifest_does_not_exist() {
     scripted.on("delete", 1, 1, Mishap::Fails(Class::Refused));
     repository.remove("a").unwrap_err();
     assert_eq!(repository.list().unwrap(), []);
-    assert_eq!(repository.leftovers(i64::MAX).unwrap().objects.len(), 2);
+    assert_eq!(
+        repository
+            .leftovers(i64::MAX, &Collector::default())
+            .unwrap()
+            .objects
+            .len(),
+        2
+    );
     write(&store, &Chunks::new().file("x", b"z").0, 1 << 30, 100).unwrap();
-    let left = repository.leftovers(i64::MAX).unwrap();
+    let left = repository
+        .leftovers(i64::MAX, &Collector::default())
+        .unwrap();
     repository.remove_leftovers(&left).unwrap();
-    assert_eq!(repository.leftovers(i64::MAX).unwrap(), Default::default());
+    assert_eq!(
+        repository
+            .leftovers(i64::MAX, &Collector::default())
+            .unwrap(),
+        Default::default()
+    );
     assert_eq!(store.list("", false, None).unwrap().objects.len(), 3);
 }

@@ -2,6 +2,7 @@
 //! listed that is not whole, and the next run works.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -71,6 +72,12 @@ fn two_minutes_without_a_store_cost_two_minutes() {
     assert!(place.run("get", &[&place.at("b")]).expect(0).out == archive);
 }
 
+fn restore(place: &Place, name: &str, to: &Path) {
+    let (to, at) = (to.to_str().unwrap(), place.at(name));
+    let args = ["--memory", "24M", "--no-sync", "-C", to, &at];
+    place.run("restore", &args).expect(0);
+}
+
 #[test]
 fn connections_may_break_at_any_byte() {
     let server = LocalS3::start();
@@ -90,16 +97,7 @@ fn connections_may_break_at_any_byte() {
         let dir = scratch();
         let to = dir.path().join("to");
         proxy.on("GET", ".xbs", i, 2, Action::CutAnswer(at));
-        let at = place.at(&name);
-        let args = [
-            "--memory",
-            "24M",
-            "--no-sync",
-            "-C",
-            to.to_str().unwrap(),
-            &at,
-        ];
-        place.run("restore", &args).expect(0);
+        restore(&place, &name, &to);
         proxy.heal();
         assert_same(&read_tree(&to), &tree);
     }
@@ -119,33 +117,35 @@ fn a_token_that_expires_in_the_middle_is_read_again() {
     place.env.push(("AWS_CONFIG_FILE", "/dev/null".into()));
     let write = |token: &str| {
         let text = format!(
-            "[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n{token}"
+            "[default]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n\
+             aws_session_token = {token}\n"
         );
         std::fs::write(&credentials, text).unwrap();
     };
     let tree = tree();
     let archive = archive_of(&tree, "none");
-    for (method, target) in [("PUT", "partNumber="), ("GET", ".xbs")] {
-        write("");
-        proxy.on(method, target, 2, 3, Action::Answer(400, "ExpiredToken"));
-        if method == "PUT" {
-            place.put("a", &archive, &["--memory", "24M"]).expect(0);
-        } else {
-            let to = dir.path().join("to");
-            let at = place.at("a");
-            let args = [
-                "--memory",
-                "24M",
-                "--no-sync",
-                "-C",
-                to.to_str().unwrap(),
-                &at,
-            ];
-            place.run("restore", &args).expect(0);
-            assert_same(&read_tree(&to), &tree);
-        }
+    let to = dir.path().join("to");
+    for (method, work) in [
+        (
+            "PUT",
+            &(|| drop(place.put("a", &archive, &["--memory", "24M"]).expect(0))) as &dyn Fn(),
+        ),
+        ("GET", &|| restore(&place, "a", &to)),
+    ] {
+        write("first-token");
+        // From the fourth request on it has expired for good; somebody writes the next one a little later.
+        let expired = Action::Answer(400, "ExpiredToken");
+        proxy.on(method, "first-token", 3, usize::MAX, expired);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(700));
+                write("second-token");
+            });
+            work();
+        });
         proxy.heal();
     }
+    assert_same(&read_tree(&to), &tree);
     assert_eq!(place.names(), ["a"]);
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::archive_limits::{assert_peak, watch};
 use crate::fault_proxy::{Action, FaultProxy};
-use crate::s3_server::{BUCKET, LocalS3};
+use crate::s3_server::{BUCKET, Ceph, LocalS3};
 use crate::store_backups::{Place, archive_of};
 use crate::tool::{Tree, assert_same, files, finish, noise, read_tree, scratch, write_tree};
 
@@ -109,6 +109,41 @@ fn a_whole_restore_fetches_every_part_once() {
             assert_eq!(parts.len() as u64, len / PART_LEN, "{what}");
         }
     }
+}
+
+/// A real server answers other things than one that is made for tests.
+// r[repository.read.blocks]
+#[test]
+fn ceph_is_asked_for_every_part_once() {
+    let ceph = Ceph::shared();
+    ceph.make_bucket("ranges");
+    let proxy = FaultProxy::start(&ceph.address());
+    let place = Place::s3(&proxy.url(), "ranges", "r");
+    let tree = tree_of(4, 5);
+    let archive = archive_of(&tree, "none");
+    place.put("a", &archive, &["--memory", "32M"]).expect(0);
+    let listed = place.run("ls", &["--json", &place.url]).expect(0);
+    let manifest: serde_json::Value = serde_json::from_str(listed.text()).unwrap();
+    assert_ne!(manifest["segments"][0]["etag"], "");
+    proxy.take_log();
+    let dir = scratch();
+    let to = dir.path().join("to");
+    let args = [
+        "--memory",
+        "32M",
+        "-C",
+        to.to_str().unwrap(),
+        &place.at("a"),
+    ];
+    place.run("restore", &args).expect(0);
+    assert_same(&read_tree(&to), &tree);
+    let asked = asked(&proxy);
+    let len = archive.len() as u64;
+    assert!(
+        asked.bytes() <= len + len / 50,
+        "{:?} of {len}",
+        asked.ranges
+    );
 }
 
 // r[repository.read.blocks]

@@ -209,8 +209,8 @@ pub(crate) fn restores(server: &TestServer, target: &Path, options: &[&str]) -> 
     let expected = Content::of(server);
     prepare(target);
     let restored = TestServer::start_on(target, options);
-    check_tables(&restored);
     expected.assert_same(&Content::of(&restored));
+    check_tables(&restored);
     restored
 }
 

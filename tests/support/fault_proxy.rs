@@ -121,8 +121,8 @@ impl FaultProxy {
         format!("http://{}", self.address)
     }
 
-    /// Acts upon requests of `method` whose path and query, authorization or range contain `target`: after the first `skip`, for
-    /// `times`.
+    /// Acts upon requests of `method` whose path and query, authorization, session token or range contain `target`: after the first
+    /// `skip`, for `times`.
     pub(crate) fn on(
         &self,
         method: &'static str,
@@ -157,7 +157,7 @@ impl FaultProxy {
     }
 }
 
-fn action_for(state: &Mutex<State>, method: &str, told: [&str; 3]) -> Option<Action> {
+fn action_for(state: &Mutex<State>, method: &str, told: [&str; 4]) -> Option<Action> {
     let mut state = state.lock().unwrap();
     for rule in &mut state.rules {
         let hits = told.iter().any(|text| text.contains(&rule.target));
@@ -208,6 +208,8 @@ async fn pass(
         .unwrap_or_default();
     let signed = request.headers().get("authorization");
     let signed = signed.and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let token = request.headers().get("x-amz-security-token");
+    let token = token.and_then(|v| v.to_str().ok()).unwrap_or_default();
     let declared = request.headers().get("x-amz-checksum-crc32");
     let declared = declared.and_then(|v| v.to_str().ok());
     let range = request.headers().get("range");
@@ -224,7 +226,7 @@ async fn pass(
             return Err("down".into());
         }
     }
-    let told = [target.as_str(), signed, range.unwrap_or_default()];
+    let told = [target.as_str(), signed, token, range.unwrap_or_default()];
     let action = action_for(&state, request.method().as_str(), told);
     match &action {
         Some(Action::Answer(status, code)) => {

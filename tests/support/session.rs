@@ -1,4 +1,8 @@
 //! Sessions of xbpipe's own with test servers, and clients that get in their way.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "test support handles files with plain std"
+)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -59,6 +63,19 @@ impl TestServer {
     /// Stops this very server from running (`STOP`), or lets it go on (`CONT`).
     pub(crate) fn signal(&self, name: &str) {
         run(Command::new("kill").args(["-s", name, &self.pid().to_string()]));
+        // A busy machine takes its time to stop every thread.
+        let is_stopped = |stat: String| stat.rsplit_once(") ").unwrap().1.starts_with('T');
+        while name == "STOP" && !self.states().into_iter().all(is_stopped) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// `/proc/PID/task/TID/stat` of every thread.
+    fn states(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        tasks
+            .filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok())
+            .collect()
     }
 }
 

@@ -41,7 +41,7 @@ pub fn is_small_metadata(path: &[u8]) -> bool {
 }
 
 /// Whether a backup with this file is one whose writer came to its end.
-pub(super) fn is_marker(path: &str) -> bool {
+pub(in crate::repository) fn is_marker(path: &str) -> bool {
     MARKERS.iter().any(|marker| path.starts_with(marker))
 }
 

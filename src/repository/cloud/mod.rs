@@ -6,6 +6,7 @@ mod layout;
 mod put;
 
 pub use get::{CloudBackup, delete, get};
+pub(in crate::repository) use layout::is_marker;
 pub use layout::{check_name, holds_chunks, is_small_metadata};
 pub use put::{PutOptions, Stored, must_be_new, put};
 

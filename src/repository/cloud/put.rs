@@ -190,7 +190,9 @@ impl Putting {
         let (outcome, stored) = std::thread::scope(|scope| {
             let storing = std::thread::Builder::new()
                 .name("store".to_owned())
-                .spawn_scoped(scope, || {
+                .spawn_scoped(scope, move || {
+                    // The tap ends with this: nobody waits for a thread that has failed.
+                    let taken = taken;
                     let stored = Cutter::new(self).take(&taken);
                     stored.inspect_err(|error| run.cancel.fail(error))
                 });

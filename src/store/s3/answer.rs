@@ -163,6 +163,19 @@ pub(super) fn told(method: &'static str, key: &str, bucket: &str, answer: &Answe
                 Some("say so with --region"),
             )
         }
+        ("AuthorizationHeaderMalformed", _) => (
+            Class::Refused,
+            Some("the requests are signed for another region than the bucket's".to_owned()),
+            Some("say with --region where the bucket is"),
+        ),
+        // An answer without a body has no code either. (Observed of Ceph 16.2; Amazon documents the same.)
+        ("", 400) if method == "look at" => (
+            Class::Refused,
+            None,
+            Some(
+                "an object that was stored with a customer's key needs it again: --sse customer:FILE",
+            ),
+        ),
         ("InvalidObjectState", _) => (
             Class::Refused,
             Some("the object is in an archive class and must be restored there first".to_owned()),
@@ -279,6 +292,8 @@ mod tests {
             ("put", "AccessDenied", 403, Class::Refused),
             ("put", "NoSuchBucket", 404, Class::Refused),
             ("put", "Strange", 400, Class::Refused),
+            ("list", "AuthorizationHeaderMalformed", 400, Class::Refused),
+            ("look at", "", 400, Class::Refused),
         ] {
             assert_eq!(class(method, code, status), expected, "{code}");
         }

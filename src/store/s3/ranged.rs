@@ -79,6 +79,8 @@ impl S3Store {
         last: u64,
         etag: Option<&'s str>,
     ) -> Request<'s> {
+        // Some objects have no tag that anybody knows.
+        let etag = etag.filter(|etag| !etag.is_empty());
         let (algorithm, customer_key, customer_md5) = self.customer_key();
         let request = self
             .client()
