@@ -84,6 +84,7 @@ mod store_backups;
 mod store_conformance;
 mod store_faults;
 mod store_live;
+mod store_options;
 mod store_outages;
 mod store_ranges;
 mod support_server;

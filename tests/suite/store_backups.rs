@@ -302,7 +302,7 @@ fn interrupted(place: &Place) {
         nothing_of_it(place, &done, 9);
         assert_eq!(
             done.last_line(),
-            "xbpipe: interrupted by SIGTERM",
+            "xbpipe: error: interrupted by SIGTERM",
             "{}",
             done.err
         );

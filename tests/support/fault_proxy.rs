@@ -52,6 +52,8 @@ struct Rule {
 struct State {
     rules: Vec<Rule>,
     log: VecDeque<String>,
+    /// Requests with their `x-amz-` headers, one `name: value` each.
+    requests: Vec<(String, Vec<String>)>,
     /// Every connection breaks.
     down: bool,
 }
@@ -155,6 +157,11 @@ impl FaultProxy {
     pub(crate) fn take_log(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().log).into()
     }
+
+    /// Requests seen since the last call: method, path and query, and the headers of the protocol's own.
+    pub(crate) fn take_requests(&self) -> Vec<(String, Vec<String>)> {
+        std::mem::take(&mut self.state.lock().unwrap().requests)
+    }
 }
 
 fn action_for(state: &Mutex<State>, method: &str, told: [&str; 4]) -> Option<Action> {
@@ -222,6 +229,13 @@ async fn pass(
     {
         let mut state = state.lock().unwrap();
         state.log.push_back(line);
+        let own = request.headers().iter().filter_map(|(name, value)| {
+            let value = value.to_str().ok()?;
+            let is_own = name.as_str().starts_with("x-amz-");
+            is_own.then(|| format!("{name}: {value}"))
+        });
+        let line = format!("{} {target}", request.method());
+        state.requests.push((line, own.collect()));
         if state.down {
             return Err("down".into());
         }
