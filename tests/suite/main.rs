@@ -51,6 +51,7 @@ mod backup_failures;
 mod backup_layouts;
 mod backup_load;
 mod backup_replica;
+mod bad_input;
 mod cli_contract;
 mod cli_progress;
 mod codecs;
