@@ -53,6 +53,7 @@ mod backup_load;
 mod backup_replica;
 mod bad_input;
 mod cli_contract;
+mod cli_password;
 mod cli_progress;
 mod codecs;
 mod compat_callers;
