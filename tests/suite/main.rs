@@ -30,6 +30,8 @@ mod s3_server;
 mod server;
 #[path = "../support/session.rs"]
 mod session;
+#[path = "../support/skip.rs"]
+mod skip;
 #[path = "../support/store_wrappers.rs"]
 mod store_wrappers;
 mod tool;
