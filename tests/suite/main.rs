@@ -49,6 +49,7 @@ mod archive_roundtrip;
 mod archive_salvage;
 mod backup_ahead;
 mod backup_ddl;
+mod backup_ddl_kinds;
 mod backup_failures;
 mod backup_layouts;
 mod backup_load;
