@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::backup::damage::Damage;
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
@@ -60,6 +61,8 @@ pub(crate) struct Copier<'a> {
     pub(crate) monitor: &'a dyn Monitor,
     /// `innodb_page_size`: the length of page 0 where it does not say.
     pub(crate) page_len: usize,
+    /// Who takes note of damaged pages so that copying goes on; without one the first is an error.
+    pub(super) damage: Option<&'a Damage>,
 }
 
 /// Bytes that one file may leave in the page cache while it is read.
@@ -212,7 +215,13 @@ impl Copier<'_> {
             let page = PageNo(number.0 + u32::try_from(index).unwrap_or(0));
             let at = position + done as u64;
             if tries == RETRIES_MAX {
-                return Err(damaged(file, page, at, &error.to_string()));
+                let error = damaged(file, page, at, &error.to_string());
+                let Some(damage) = self.damage else {
+                    return Err(error);
+                };
+                damage.note(file.path(), error, self.monitor)?;
+                (done, tries) = (done + page_len, 0);
+                continue;
             }
             tries += 1;
             self.pause_before_retry(file, at, page_len)?;

@@ -5,9 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backup::ahead::Ahead;
 use crate::backup::copy_pages::{Check, Copier, Head};
+use crate::backup::damage::Damage;
 use crate::backup::follow_redo::{CopiedLog, LOG_NAME};
 use crate::backup::inventory::{PlainFile, Stamp, Tablespace, if_there};
 use crate::backup::ledger::Ledger;
+use crate::backup::reading;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
 use crate::base::monitor::Counters;
@@ -45,6 +47,8 @@ pub(super) struct Copy<'a> {
     /// `None` when Aria encrypts: its pages can then only be checked by somebody who has the key.
     pub(super) aria_block_len: Option<usize>,
     pub(super) ledger: &'a Mutex<Ledger>,
+    /// Damaged pages of tablespaces.
+    pub(super) damage: &'a Damage,
     /// The first file of the system tablespace says how the pages of all of them are summed.
     pub(super) system_flags: Option<SpaceFlags>,
     pub(super) run: &'a Run,
@@ -61,6 +65,15 @@ impl Copy<'_> {
             cancel: &self.run.cancel,
             monitor: self.run.monitor.as_ref(),
             page_len: self.page_len,
+            damage: None,
+        }
+    }
+
+    /// One that goes on behind damaged pages; [`Copy::tablespaces`] ends with them.
+    fn collector(&self) -> Copier<'_> {
+        Copier {
+            damage: Some(self.damage),
+            ..self.copier()
         }
     }
 
@@ -81,7 +94,7 @@ impl Copy<'_> {
                 "the server has no system tablespace",
             ));
         };
-        self.system_flags = match self.copier().head(&File::open(&first.place)?)? {
+        self.system_flags = match self.copier().head(&reading::open(&first.place)?)? {
             Head::Known(page0) => Some(page0.flags),
             Head::Pending => {
                 return Err(Error::new(
@@ -108,12 +121,24 @@ impl Copy<'_> {
         Ok(work)
     }
 
-    /// Copies files of pages on all lanes, the largest first so that the lanes end together.
+    /// Copies files of pages on all lanes, the largest first so that the lanes end together. All are read to their ends
+    /// before damaged pages are an error.
     pub(super) fn tablespaces(&self, mut work: Vec<Work>) -> Result<()> {
         let total = work.iter().map(|w| w.space.size).sum();
         Counters::add(&self.run.monitor.counters().total_bytes, total);
         work.sort_by_key(|w| std::cmp::Reverse(w.space.size));
-        self.on_lanes(work, |work| self.tablespace(&work))
+        self.on_lanes(work, |work| {
+            let read = self.tablespace(&work)?;
+            self.read_instead(work.space.size, read);
+            Ok(())
+        })?;
+        self.damage.verdict()
+    }
+
+    /// Something was counted on with `expected` bytes and had `read`.
+    fn read_instead(&self, expected: u64, read: u64) {
+        let total = &self.run.monitor.counters().total_bytes;
+        Counters::correct(total, expected, read);
     }
 
     fn on_lanes<T: Send>(&self, items: Vec<T>, f: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
@@ -134,17 +159,17 @@ impl Copy<'_> {
         })
     }
 
-    /// Copies one tablespace file unless it is gone or in the backup already.
-    fn tablespace(&self, work: &Work) -> Result<()> {
+    /// Copies one tablespace file unless it is gone or in the backup already. Returns the bytes read.
+    fn tablespace(&self, work: &Work) -> Result<u64> {
         // By the time it is opened the name may belong to another table: the open file is what counts.
-        let Some(file) = if_there(File::open(&work.space.place))? else {
-            return Ok(());
+        let Some(file) = if_there(reading::open(&work.space.place))? else {
+            return Ok(0);
         };
         let stat = file.stat()?;
         let fixed = work.kind != SpaceKind::Table;
         let claimed = self.ledger().claim(&work.space.name, &stat, fixed)?;
         let Some((at, name)) = claimed else {
-            return Ok(());
+            return Ok(0);
         };
         self.copy_pages(&file, &name, work.kind, at)
     }
@@ -155,9 +180,9 @@ impl Copy<'_> {
         name: &ArchivePath,
         kind: SpaceKind,
         at: usize,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         self.run.monitor.file(name);
-        let copier = self.copier();
+        let copier = self.collector();
         let (check, first_page, space_id) = match kind {
             SpaceKind::System(first_page) => (
                 self.system_flags
@@ -165,21 +190,31 @@ impl Copy<'_> {
                 first_page,
                 Some(SpaceId(0)),
             ),
-            SpaceKind::Undo | SpaceKind::Table => match copier.head(file)? {
-                Head::Known(page0) => (
+            SpaceKind::Undo | SpaceKind::Table => match copier.head(file) {
+                Ok(Head::Known(page0)) => (
                     Some(Check::InnoDb(PageCheck::new(page0.flags))),
                     PageNo(0),
                     Some(page0.space_id),
                 ),
-                Head::Pending => (None, PageNo(0), None),
+                Ok(Head::Pending) => (None, PageNo(0), None),
+                // How the others are to be checked is written on this page, so they are not.
+                Err(error) if error.kind() == Kind::Checksum => {
+                    self.damage
+                        .note(file.path(), error, self.run.monitor.as_ref())?;
+                    return Ok(0);
+                }
+                Err(error) => return Err(error),
             },
         };
         self.ledger().set_space_id(at, space_id);
         let mut out = self.sink.open(name, Attributes::default())?;
-        copier.copy(file, out.as_mut(), check.as_ref(), first_page)?;
-        out.close()?;
-        self.file_done();
-        Ok(())
+        let read = copier.copy(file, out.as_mut(), check.as_ref(), first_page)?;
+        // A damaged file is not closed: it must not look whole.
+        if !self.damage.is_in(file.path()) {
+            out.close()?;
+            self.file_done();
+        }
+        Ok(read)
     }
 
     fn file_done(&self) {
@@ -189,7 +224,11 @@ impl Copy<'_> {
     pub(super) fn plain_files(&self, files: Vec<PlainFile>) -> Result<()> {
         let total = files.iter().map(|f| f.stamp.size).sum();
         Counters::add(&self.run.monitor.counters().total_bytes, total);
-        self.on_lanes(files, |file| self.plain_file(&file))
+        self.on_lanes(files, |file| {
+            let read = self.plain_file(&file)?;
+            self.read_instead(file.stamp.size, read);
+            Ok(())
+        })
     }
 
     /// Copies those of `files` that nobody seems to write to, as they are now, at most `room` bytes.
@@ -205,40 +244,45 @@ impl Copy<'_> {
         Counters::add(&self.run.monitor.counters().total_bytes, total);
         let ahead = Mutex::new(Ahead::default());
         self.on_lanes(files, |file| {
-            let Some(source) = if_there(File::open(&file.place))? else {
-                return Ok(());
-            };
-            let stamp = Stamp::from(source.stat()?);
+            let size = file.stamp.size;
+            let mut read = 0;
             // The file may be another one by now, and its index file yet another: then it is left for the lock, too.
-            if stamp == file.stamp {
+            if let Some(source) = if_there(reading::open(&file.place))?
+                && Stamp::from(source.stat()?) == file.stamp
+            {
                 match self.opened_file(&source, &file) {
-                    Ok(()) => lock(&ahead).add(file),
+                    Ok(len) => {
+                        read = len;
+                        lock(&ahead).add(file);
+                    }
                     Err(error) if error.is_not_found() || error.kind() == Kind::Checksum => {}
                     Err(error) => return Err(error),
                 }
             }
+            self.read_instead(size, read);
             Ok(())
         })?;
         Ok(ahead.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn plain_file(&self, file: &PlainFile) -> Result<()> {
-        self.opened_file(&File::open(&file.place)?, file)
+    /// Copies a file as it is; returns the bytes read.
+    fn plain_file(&self, file: &PlainFile) -> Result<u64> {
+        self.opened_file(&reading::open(&file.place)?, file)
     }
 
-    fn opened_file(&self, source: &File, file: &PlainFile) -> Result<()> {
+    fn opened_file(&self, source: &File, file: &PlainFile) -> Result<u64> {
         self.run.monitor.file(&file.name);
         let check = self.aria_check(file)?;
         let mut out = self.sink.open(&file.name, Attributes::default())?;
-        if check.is_some() {
+        let read = if check.is_some() {
             self.copier()
-                .copy(source, out.as_mut(), check.as_ref(), PageNo(0))?;
+                .copy(source, out.as_mut(), check.as_ref(), PageNo(0))?
         } else {
-            self.copy_whole(source, out.as_mut())?;
-        }
+            self.copy_whole(source, out.as_mut())?
+        };
         out.close()?;
         self.file_done();
-        Ok(())
+        Ok(read)
     }
 
     /// Copies a file that has nothing to check on the way.
@@ -257,7 +301,7 @@ impl Copy<'_> {
         let Some(block_len) = self.aria_block_len else {
             return Ok(None);
         };
-        let Some(index) = if_there(File::open(file.place.with_extension("MAI")))? else {
+        let Some(index) = if_there(reading::open(file.place.with_extension("MAI")))? else {
             return Ok(None);
         };
         let check = self.copier().aria_check(&index, block_len)?;

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use crate::backup::ahead::may_be_mapped;
 use crate::backup::aside::Aside;
 use crate::backup::copying::{Copy, SpaceKind, Work};
-use crate::backup::follow_redo::{LogStart, RedoFollower};
-use crate::backup::inventory::Inventory;
+use crate::backup::damage::Damage;
+use crate::backup::follow_redo::{LOG_NAME, LogStart, RedoFollower};
+use crate::backup::inventory::{ARIA_CONTROL, Inventory};
 use crate::backup::ledger::Ledger;
+use crate::backup::reading;
 use crate::backup::reconcile::Beginning;
 use crate::backup::write_metadata::{self, Story};
 use crate::backup::{BackupOptions, BackupSummary};
@@ -80,11 +82,14 @@ pub(super) fn connect<'a>(
         slave_info: options.slave_info,
         checkpoint_now: false,
     })?;
-    fsx::list_dir(&variables.datadir).map_err(|e| {
-        e.hint("xbpipe reads the files of the server: run it on the server's host, as the server's user or root")
-    })?;
+    // Before the server is asked for a lock.
+    let first = [
+        variables.innodb_log_group_home_dir.join(LOG_NAME),
+        variables.aria_log_dir_path.join(ARIA_CONTROL),
+    ];
+    reading::look_around(&variables.datadir, &first)?;
     let rocksdb = variables.datadir.join("#rocksdb");
-    if fsx::exists(&rocksdb)? {
+    if reading::exists(&rocksdb)? {
         return Err(Error::new(
             Kind::Server,
             "tables of the engine MyRocks cannot be backed up:",
@@ -119,7 +124,7 @@ impl Connected<'_> {
         let inventory = Inventory::new(&self.variables);
         // The checkpoint before the files: pages that were flushed before it are in the files we open after it.
         let before = self.session.lsn_status()?.last_checkpoint;
-        let log = LogStart::open(&self.variables.innodb_log_group_home_dir)?;
+        let log = LogStart::open(&self.variables.innodb_log_group_home_dir, &self.run.cancel)?;
         let checkpoint_lsn = log.checkpoint().lsn;
         let after = self.session.lsn_status()?.current;
         self.check_whose_log(before, checkpoint_lsn, after)?;
@@ -137,6 +142,7 @@ impl Connected<'_> {
         self.session.backup_stage(Stage::Start)?;
         let aside_share = (ASIDE_BUFS * ASIDE_BUF_LEN).div_ceil(budget.input_buf_len);
         let ledger = Mutex::new(Ledger::default());
+        let damage = Damage::default();
         let mut copy = Copy {
             sink,
             pool: BufPool::new(
@@ -149,11 +155,12 @@ impl Connected<'_> {
                 .then(|| usize::try_from(self.variables.aria_block_size).ok())
                 .flatten(),
             ledger: &ledger,
+            damage: &damage,
             system_flags: None,
             run: self.run,
         };
         // The control file before the logs it points into; the server purges no Aria log from here on.
-        copy.plain_file(&inventory.aria_control()?)?;
+        copy.plain_files(vec![inventory.aria_control()?])?;
 
         monitor.phase("copying tablespaces");
         let begun = self.copy_tablespaces(&mut copy, &inventory)?;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::backup::reading;
 use crate::base::cancel::{Cancel, POLL_INTERVAL};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::{self, File};
@@ -51,7 +52,7 @@ pub(crate) struct LogStart {
 
 impl LogStart {
     /// Opens the log in `directory` and reads its newest checkpoint.
-    pub(crate) fn open(directory: &Path) -> Result<Self> {
+    pub(crate) fn open(directory: &Path, cancel: &Cancel) -> Result<Self> {
         let path = directory.join(LOG_NAME);
         let mut tries = 0;
         loop {
@@ -74,7 +75,7 @@ impl LogStart {
                         .source(e));
                 }
             }
-            std::thread::sleep(IDLE_INTERVAL_MIN);
+            cancel.sleep(IDLE_INTERVAL_MIN)?;
         }
     }
 
@@ -90,7 +91,7 @@ impl LogStart {
 }
 
 fn open_log(path: &Path) -> Result<(File, LogHeader, RingGeometry, Vec<u8>)> {
-    let file = File::open(path)?;
+    let file = reading::open(path)?;
     let mut head = vec![0; HEADER_LEN];
     file.read_exact_at(&mut head, 0)?;
     let bad = |e: crate::innodb::redo::header::HeaderError| {

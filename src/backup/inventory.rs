@@ -6,10 +6,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::backup::reading;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::{self, EntryKind, Identity};
 use crate::server::variables::Variables;
 use crate::xbstream::ArchivePath;
+
+/// The control file of the Aria engine.
+pub(crate) const ARIA_CONTROL: &str = "aria_log_control";
 
 /// Longest content of an `.isl` file: one path.
 const ISL_LEN_MAX: u64 = 4096;
@@ -140,7 +144,7 @@ impl<'a> Inventory<'a> {
     pub(crate) fn undo(&self) -> Result<Vec<Tablespace>> {
         let directory = &self.variables.innodb_undo_directory;
         let mut files = Vec::new();
-        for entry in fsx::list_dir(directory)? {
+        for entry in reading::list_dir(directory)? {
             let name = entry.name.as_bytes();
             let digits = name.strip_prefix(b"undo").unwrap_or_default();
             if digits.len() == 3 && digits.iter().all(u8::is_ascii_digit) {
@@ -205,7 +209,7 @@ impl<'a> Inventory<'a> {
                 }
                 any = true;
                 let place = directory.join(name);
-                let Some(stat) = if_there(fsx::stat(&place))? else {
+                let Some(stat) = if_there(reading::stat(&place))? else {
                     continue;
                 };
                 let file = PlainFile {
@@ -232,7 +236,7 @@ impl<'a> Inventory<'a> {
             }
         }
         // The Amazon key management plugin keeps its keys at the top.
-        for entry in fsx::list_dir(&self.variables.datadir)? {
+        for entry in reading::list_dir(&self.variables.datadir)? {
             if entry.name.as_bytes().starts_with(b"aws-kms-key") {
                 found
                     .early
@@ -244,14 +248,14 @@ impl<'a> Inventory<'a> {
 
     /// `aria_log_control`.
     pub(crate) fn aria_control(&self) -> Result<PlainFile> {
-        self.plain(self.variables.aria_log_dir_path.join("aria_log_control"))
+        self.plain(self.variables.aria_log_dir_path.join(ARIA_CONTROL))
     }
 
     /// The logs of the Aria engine.
     pub(crate) fn aria_logs(&self) -> Result<Vec<PlainFile>> {
         let directory = &self.variables.aria_log_dir_path;
         let mut files = Vec::new();
-        for entry in fsx::list_dir(directory)? {
+        for entry in reading::list_dir(directory)? {
             if entry.name.as_bytes().starts_with(b"aria_log.") {
                 files.push(self.plain(directory.join(&entry.name))?);
             }
@@ -262,15 +266,14 @@ impl<'a> Inventory<'a> {
     /// Database directories: name and place.
     fn databases(&self) -> Result<Vec<(std::ffi::OsString, PathBuf)>> {
         let mut found = Vec::new();
-        for entry in fsx::list_dir(&self.variables.datadir)? {
+        for entry in reading::list_dir(&self.variables.datadir)? {
             let name = entry.name.as_bytes();
             let place = self.variables.datadir.join(&entry.name);
             // A database may be a link to a directory elsewhere.
             let directory = match entry.kind {
                 EntryKind::Dir => true,
-                EntryKind::Link => {
-                    if_there(fsx::stat(&place))?.is_some_and(|s| s.mode & 0o170_000 == 0o040_000)
-                }
+                EntryKind::Link => if_there(reading::stat(&place))?
+                    .is_some_and(|s| s.mode & 0o170_000 == 0o040_000),
                 EntryKind::File | EntryKind::Other => false,
             };
             // Names of databases are encoded, so one with such a character is no database.
@@ -305,7 +308,7 @@ impl<'a> Inventory<'a> {
     }
 
     fn tablespace(&self, name: ArchivePath, place: PathBuf) -> Result<Tablespace> {
-        let stat = fsx::stat(&place)?;
+        let stat = reading::stat(&place)?;
         Ok(Tablespace {
             name,
             size: stat.size,
@@ -316,7 +319,7 @@ impl<'a> Inventory<'a> {
     }
 
     fn plain(&self, place: PathBuf) -> Result<PlainFile> {
-        let stamp = fsx::stat(&place)?.into();
+        let stamp = reading::stat(&place)?.into();
         Ok(PlainFile {
             name: top_name(&place)?,
             place,
@@ -327,7 +330,7 @@ impl<'a> Inventory<'a> {
 
 /// The path an `.isl` file holds; `None` when the file vanished, or holds nothing yet.
 pub(crate) fn read_isl(place: &Path) -> Result<Option<PathBuf>> {
-    let Some(content) = if_there(fsx::read_small(place, ISL_LEN_MAX))? else {
+    let Some(content) = if_there(reading::read_small(place, ISL_LEN_MAX))? else {
         return Ok(None);
     };
     let text = content.trim_ascii();
@@ -353,7 +356,7 @@ pub(crate) fn if_there<T>(result: Result<T>) -> Result<Option<T>> {
 }
 
 fn list_if_there(directory: &Path) -> Result<Vec<fsx::Entry>> {
-    Ok(if_there(fsx::list_dir(directory))?.unwrap_or_default())
+    Ok(if_there(reading::list_dir(directory))?.unwrap_or_default())
 }
 
 /// The name in the backup of a file at its top.

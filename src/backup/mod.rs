@@ -9,10 +9,12 @@ mod ahead;
 mod aside;
 mod copy_pages;
 mod copying;
+mod damage;
 mod engine;
 mod follow_redo;
 mod inventory;
 mod ledger;
+mod reading;
 mod reconcile;
 mod write_metadata;
 
@@ -27,7 +29,7 @@ use crate::base::units::{ByteCount, Lsn};
 use crate::codec::{Encoder, Encoders};
 use crate::pipeline::archive_sink::ArchiveSink;
 use crate::pipeline::budget::Budget;
-use crate::pipeline::dir_sink::{DirOptions, DirSink};
+use crate::pipeline::dir_sink::{DirOptions, DirSink, find_partial};
 use crate::pipeline::encode::{encode_through, is_read_in_stream};
 use crate::pipeline::output::{OpenSink, Output, Target};
 use crate::pipeline::sink::Sink;
@@ -119,9 +121,15 @@ pub fn backup(server: &Server, options: &BackupOptions, run: &Run) -> Result<Bac
         }
         Destination::Directory(path) => {
             if fsx::exists(path)? && !fsx::list_dir(path)?.is_empty() {
+                let hint = match find_partial(path)? {
+                    None => "a backup needs a directory of its own".to_owned(),
+                    Some(file) => format!(
+                        "with {file:?} in it, it is what a run left that did not come to its end, and may be removed"
+                    ),
+                };
                 return Err(Error::new(Kind::Failed, "target directory is not empty")
                     .path(path)
-                    .hint("a backup needs a directory of its own"));
+                    .hint(hint));
             }
             let dir_options = DirOptions {
                 resume: false,

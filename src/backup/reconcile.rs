@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use crate::backup::copying::{Copy, SpaceKind, Work};
 use crate::backup::follow_redo::{CopiedLog, NamedSpaces};
 use crate::backup::inventory::{Inventory, Tablespace, if_there};
+use crate::backup::reading;
 use crate::base::error::{Error, Kind, Result};
-use crate::base::fsx::{File, Identity};
+use crate::base::fsx::Identity;
 use crate::base::units::SpaceId;
 use crate::innodb::redo::writer;
 use crate::server::session::Session;
@@ -73,7 +74,7 @@ impl Copy<'_> {
             let id = match known {
                 Some(id) => Some(id),
                 // Only the intermediate table of a failing ALTER TABLE goes away under the lock.
-                None => match if_there(File::open(&space.place))? {
+                None => match if_there(reading::open(&space.place))? {
                     Some(file) => self.copier().head(&file)?.space_id(),
                     None => continue,
                 },

@@ -173,12 +173,18 @@ impl Error {
     /// Whether a system call failed because the name does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        let source = self
-            .0
-            .source
-            .as_ref()
-            .and_then(|s| s.downcast_ref::<io::Error>());
-        source.is_some_and(|e| e.kind() == io::ErrorKind::NotFound)
+        self.io_kind() == Some(io::ErrorKind::NotFound)
+    }
+
+    /// Whether a system call failed because we may not.
+    #[must_use]
+    pub fn is_permission_denied(&self) -> bool {
+        self.io_kind() == Some(io::ErrorKind::PermissionDenied)
+    }
+
+    fn io_kind(&self) -> Option<io::ErrorKind> {
+        let source = self.0.source.as_ref()?;
+        source.downcast_ref::<io::Error>().map(io::Error::kind)
     }
 
     /// The byte offset in the file or stream, if one is known.

@@ -5,10 +5,10 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Running totals of one verb. All monotonic; units in the names.
+/// Running totals of one verb; units in the names. All but the total and the gauge only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Bytes the verb expects to read, zero while unknown.
+    /// Bytes the verb expects to read, zero while unknown; corrected when files turn out to be shorter, longer or gone.
     pub total_bytes: AtomicU64,
     /// Payload bytes read from the source so far.
     pub read_bytes: AtomicU64,
@@ -16,6 +16,8 @@ pub struct Counters {
     pub reads: AtomicU64,
     /// Bytes handed to the sink so far.
     pub written_bytes: AtomicU64,
+    /// Those among them that only got another name.
+    pub renamed_bytes: AtomicU64,
     /// Files whose end was reached.
     pub done_files: AtomicU64,
     /// Bytes of redo log copied.
@@ -28,6 +30,12 @@ impl Counters {
     /// Adds to a counter.
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// `expected` was added to a counter for something that turned out to be `actual`.
+    pub fn correct(counter: &AtomicU64, expected: u64, actual: u64) {
+        // Both in one step of wrapping arithmetic: in between the counter might be below zero.
+        counter.fetch_add(actual.wrapping_sub(expected), Ordering::Relaxed);
     }
 
     /// Reads a counter.

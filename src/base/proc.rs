@@ -1,5 +1,10 @@
 //! Child processes: found, started with nothing inherited by accident, always reaped.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the module that starts processes"
+)]
+
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};

@@ -21,8 +21,9 @@ use crate::server::session::{Server, Waits};
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 The backup is hot: the server goes on writing. DDL is blocked while those files are copied that are not InnoDB's and were
-changed in the last moments, commits while the last of the logs is; both times are told at the end. The account needs RELOAD, and BINLOG MONITOR when the
-server has a binary log; the files are read directly, so xbpipe runs on the server's host as the server's user or root.
+changed in the last moments, commits while the last of the logs is; both times are told at the end. The account needs RELOAD,
+and BINLOG MONITOR when the server has a binary log. Only if somebody runs IMPORT TABLESPACE meanwhile it needs SUPER, too. The
+files are read directly, so xbpipe runs on the server's host as the server's user or root.
 The result must be prepared (xbpipe prepare) before a server can start on it.
 
 Examples:

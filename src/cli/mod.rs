@@ -141,11 +141,37 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
-    let mut command = Cli::command();
+    let mut command = command();
     command
         .try_get_matches_from_mut(args)
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches))
         .map_err(|error| report::command_line(&error))
+}
+
+/// The command line, its texts without the line ends of the source: they are wrapped as wide as the terminal is.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|verb| match verb.get_after_long_help() {
+        Some(text) => {
+            let text = paragraphs(&text.to_string());
+            verb.after_long_help(text)
+        }
+        None => verb,
+    })
+}
+
+/// Each paragraph on one line; indented lines stay as they are.
+fn paragraphs(text: &str) -> String {
+    let is_prose = |line: &str| !line.is_empty() && !line.starts_with(' ');
+    let mut out = String::with_capacity(text.len());
+    let mut goes_on = false;
+    for line in text.lines() {
+        if !out.is_empty() {
+            out.push(if goes_on && is_prose(line) { ' ' } else { '\n' });
+        }
+        out.push_str(line);
+        goes_on = is_prose(line);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -153,7 +179,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn paragraphs_are_whole_and_examples_stay_apart() {
+        let text = "One goes\non.\n\nAnother.\n\nExamples:\n  xbpipe a\n  xbpipe b";
+        let whole = "One goes on.\n\nAnother.\n\nExamples:\n  xbpipe a\n  xbpipe b";
+        assert_eq!(paragraphs(text), whole);
+        let help = command();
+        let verb = help.find_subcommand("copy-back").unwrap();
+        let text = verb.get_after_long_help().unwrap().to_string();
+        assert!(text.contains("broken off is finished by running it again.\n\nExample:\n  xbpipe"));
+        assert!(
+            !text.lines().next().unwrap().is_empty() && text.lines().count() == 4,
+            "{text}"
+        );
+    }
+
+    #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

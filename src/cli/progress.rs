@@ -153,9 +153,12 @@ impl Watcher {
             return;
         }
         let elapsed = self.begun.elapsed();
+        // A rename takes no time, whatever it moves.
+        let renamed = Counters::get(&self.counters.renamed_bytes);
+        let carried = bytes.saturating_sub(renamed);
         match self.style {
             Style::Json => {
-                let per_second = bytes_per_second(bytes, elapsed);
+                let per_second = bytes_per_second(carried, elapsed);
                 self.json("summary", [json!(files), json!(bytes), json!(per_second)]);
             }
             _ if files == 0 => lines::tell(&format!(
@@ -163,13 +166,19 @@ impl Watcher {
                 self.options.verb,
                 elapsed.as_secs_f64(),
             )),
-            _ => lines::tell(&format!(
-                "xbpipe: {} done: {files} files, {bytes} bytes ({}) in {:.1} s, {}",
-                self.options.verb,
-                ByteCount(bytes),
-                elapsed.as_secs_f64(),
-                rate(bytes, elapsed),
-            )),
+            _ => {
+                let rate = if renamed > carried {
+                    "by renames".to_owned()
+                } else {
+                    rate(carried, elapsed)
+                };
+                lines::tell(&format!(
+                    "xbpipe: {} done: {files} files, {bytes} bytes ({}) in {:.1} s, {rate}",
+                    self.options.verb,
+                    ByteCount(bytes),
+                    elapsed.as_secs_f64(),
+                ));
+            }
         }
     }
 

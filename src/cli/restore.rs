@@ -73,9 +73,8 @@ impl RestoreArgs {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-The backup stays as it is. Until everything is in place and durable, the data directory holds the file xbpipe_restore_incomplete,
-and
-no server should be started on it; a run that was broken off is finished by running it again.
+The backup stays as it is. Until everything is in place and durable, the data directory holds the file
+xbpipe_restore_incomplete, and no server should be started on it; a run that was broken off is finished by running it again.
 
 Example:
   xbpipe copy-back /restore --datadir /var/lib/mysql --owner mysql")]

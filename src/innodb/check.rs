@@ -13,6 +13,9 @@ use crate::innodb::page::{
 };
 use crate::innodb::tablespace::{PageFormat, SpaceFlags};
 
+/// Damaged pages after which a backup ends at once (`r[page.damage.all]`). Each costs its rereads, and by then it is the disk
+/// that is damaged.
+pub const DAMAGED_PAGES_MAX: usize = 100;
 /// Stored where a checksum should be by servers that were told to write none.
 const NO_CHECKSUM: u32 = 0xdead_beef;
 /// Where the low half of the LSN stands in the header.

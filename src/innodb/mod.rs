@@ -58,5 +58,10 @@ pub const TABLES: Tables = Tables {
             value: tablespace::COMPRESSED_PAGE_LEN_MIN as u64,
             unit: "bytes",
         },
+        Limit {
+            name: "DAMAGED_PAGES_MAX",
+            value: check::DAMAGED_PAGES_MAX as u64,
+            unit: "pages",
+        },
     ],
 };

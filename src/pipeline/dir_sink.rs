@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::fsx::Dir;
+use crate::base::fsx::{self, Dir, EntryKind};
 use crate::base::monitor::{Counters, Monitor};
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
 use crate::pipeline::sparse::SparseFile;
@@ -16,6 +16,32 @@ use crate::xbstream::{ArchivePath, RemovePattern};
 
 /// Suffix of a file that is not whole yet. A name that stays so was never verified.
 pub const PARTIAL_SUFFIX: &str = ".xbpipe-partial";
+
+/// Whether `path` is the name of a file that is not whole.
+#[must_use]
+pub fn is_partial(path: &Path) -> bool {
+    let name = path.as_os_str().as_encoded_bytes();
+    name.ends_with(PARTIAL_SUFFIX.as_bytes())
+}
+
+/// A file in the directory `path`, or in a directory in it, that was not written to its end.
+pub fn find_partial(path: &Path) -> Result<Option<PathBuf>> {
+    let mut dirs = vec![path.to_path_buf()];
+    for entry in fsx::list_dir(path)? {
+        if entry.kind == EntryKind::Dir {
+            dirs.push(path.join(entry.name));
+        }
+    }
+    for dir in dirs {
+        for entry in fsx::list_dir(&dir)? {
+            let place = dir.join(entry.name);
+            if entry.kind == EntryKind::File && is_partial(&place) {
+                return Ok(Some(place));
+            }
+        }
+    }
+    Ok(None)
+}
 
 /// Content up to this length is kept until the file closes and then written at once under its final name.
 const SMALL_LEN_MAX: usize = 32 << 10;
@@ -66,7 +92,7 @@ pub struct DirSink {
 impl DirSink {
     /// Writes beneath `path`, which is created if it is missing.
     pub fn open(path: &Path, options: DirOptions, monitor: Arc<dyn Monitor>) -> Result<Self> {
-        crate::base::fsx::create_dir_all(path)?;
+        fsx::create_dir_all(path)?;
         let dir = Dir::open(path)?;
         let fresh = dir.names_in(Path::new(""))?.is_empty();
         Ok(Self {
@@ -140,7 +166,7 @@ impl Sink for DirSink {
         } = self.options;
         let replace = overwrite || resume || attributes.rewrite;
         let name = path.as_path().to_path_buf();
-        if path.as_bytes().ends_with(PARTIAL_SUFFIX.as_bytes()) {
+        if is_partial(path.as_path()) {
             // Beside `NAME`, which passes through that name on its way, one of the two would be lost.
             return Err(Error::new(
                 Kind::Failed,

@@ -10,7 +10,7 @@ use crate::metadata::checkpoints::{BackupType, Checkpoints};
 use crate::metadata::info::Info;
 use crate::metadata::my_cnf::MyCnf;
 use crate::metadata::{METADATA_LEN_MAX, MY_CNF, MetadataError, Names};
-use crate::pipeline::dir_sink::PARTIAL_SUFFIX;
+use crate::pipeline::dir_sink::is_partial;
 
 /// The redo log of a backup.
 pub(crate) const LOG_NAME: &str = "ib_logfile0";
@@ -98,6 +98,11 @@ impl Inventory {
         self.files
             .iter()
             .filter(move |file| file.path.extension() == Some(OsStr::new(extension)))
+    }
+
+    /// A file that was not written to its end.
+    fn partial(&self) -> Option<&FoundFile> {
+        self.files.iter().find(|file| is_partial(&file.path))
     }
 
     /// Undo tablespaces (`undo001`, `undo002`, ...) at the top.
@@ -190,6 +195,14 @@ fn no_checkpoints(root: &Path, found: &Inventory, both: &[Names; 2]) -> Error {
             ),
         );
     }
+    if let Some(file) = found.partial() {
+        return Error::new(
+            Kind::Incomplete,
+            "this is what a backup or an extraction left that did not come to its end: beside others there is",
+        )
+        .path(root.join(&file.path))
+        .hint("remove the directory, and make or extract the backup again; xbpipe extract --resume continues an extraction");
+    }
     Error::new(
         Kind::Usage,
         format!("not a backup: no {} in it", both[0].checkpoints),
@@ -212,11 +225,7 @@ fn still_packed(path: PathBuf) -> Error {
 
 /// Refuses what cannot be prepared. `Metadata::is_prepared` must have been asked before.
 pub(crate) fn check_preparable(root: &Path, found: &Inventory, metadata: &Metadata) -> Result<()> {
-    let partial = |file: &&FoundFile| {
-        let name = file.path.as_os_str().as_encoded_bytes();
-        name.ends_with(PARTIAL_SUFFIX.as_bytes())
-    };
-    if let Some(file) = found.files.iter().find(partial) {
+    if let Some(file) = found.partial() {
         return Err(Error::new(
             Kind::Incomplete,
             "the backup is incomplete: a file in it was not written to its end",

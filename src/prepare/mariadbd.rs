@@ -28,6 +28,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 const LINE_LEN_MAX: usize = 2000;
 /// Last lines shown when the server ended without an `[ERROR]`.
 const TAIL_LINES: usize = 5;
+/// How a warning begins that every server tells whose limit of open files is below its own wish, and that means nothing here.
+const NOISE: &str = "Could not increase number of max_open_files";
 /// Where packages put the server beside `$PATH`.
 const MORE_DIRS: [&str; 4] = [
     "/usr/sbin",
@@ -71,25 +73,7 @@ pub(crate) struct Program {
 impl Program {
     /// Finds the server: `given`, or by its names. `wanted` is the version for the message when there is none.
     pub(crate) fn find(given: Option<&Path>, wanted: &str, cancel: &Cancel) -> Result<Self> {
-        let path = match given {
-            Some(path) if proc::is_executable(path) => path.to_path_buf(),
-            Some(path) => {
-                return Err(Error::new(Kind::Server, "not a program that can be run").path(path));
-            }
-            None => proc::find_program(&["mariadbd"], &MORE_DIRS).ok_or_else(|| {
-                Error::new(
-                    Kind::Server,
-                    format!(
-                        "mariadbd is not installed; the backup of MariaDB {wanted} is prepared by \
-                         the server's own crash recovery"
-                    ),
-                )
-                .hint(
-                    "install that version's server (package mariadb-server-core in Debian), \
-                     or name the program with --mariadbd PATH",
-                )
-            })?,
-        };
+        let path = locate(given, "mariadbd", wanted)?;
         let args = ["--no-defaults", "--version"];
         let text = proc::answer(&path, &args, VERSION_TIME, cancel)?;
         let version = text.split_once(" Ver ").map(|(_, rest)| rest.trim_start());
@@ -133,6 +117,26 @@ impl Program {
                 "install MariaDB {}.{}, or name such a program with --mariadbd PATH",
                 source.version.major, source.version.minor
             )))
+    }
+}
+
+/// The server program: `given`, or the first one called `name`.
+fn locate(given: Option<&Path>, name: &str, wanted: &str) -> Result<PathBuf> {
+    match given {
+        Some(path) if proc::is_executable(path) => Ok(path.to_path_buf()),
+        Some(path) => Err(Error::new(Kind::Server, "not a program that can be run").path(path)),
+        None => proc::find_program(&[name], &MORE_DIRS).ok_or_else(|| {
+            Error::new(
+                Kind::Server,
+                format!(
+                    "{name} is not installed; the backup of MariaDB {wanted} is prepared by the server's own crash recovery"
+                ),
+            )
+            .hint(
+                "install that version's server (package mariadb-server-core in Debian), \
+                 or name the program with --mariadbd PATH",
+            )
+        }),
     }
 }
 
@@ -339,7 +343,8 @@ impl Report {
                     self.log_end = lsn.trim().parse().ok().map(Lsn);
                 }
                 // Its notes are many and stay in the log; whoever wants every file told wants them too.
-                if level == "[Warning] " || monitor.wants_files() {
+                let is_news = level == "[Warning] " && !text.starts_with(NOISE);
+                if is_news || monitor.wants_files() {
                     monitor.info(format!("mariadbd: {text}"));
                 }
             }
@@ -455,6 +460,16 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_server_is_named_with_its_version() {
+        let error = locate(None, "no-such-mariadbd", "10.11.19").unwrap_err();
+        assert_eq!(error.kind(), Kind::Server);
+        let story = error.to_string();
+        assert!(story.contains("no-such-mariadbd is not installed") && story.contains("10.11.19"));
+        let hint = error.hint_text().unwrap();
+        assert!(hint.contains("mariadb-server-core") && hint.contains("--mariadbd"));
+    }
+
+    #[test]
     fn only_options_about_keys_pass() {
         let texts = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let good = texts(&["--file-key-management-filename=/k", "plugin_load_add=x"]);
@@ -491,5 +506,36 @@ mod tests {
         assert_eq!(output.report.log_end, Some(Lsn(4_297_374)));
         assert_eq!(output.report.errors, ["InnoDB: bad[2J"]);
         assert_eq!(output.report.tail.last().unwrap(), "no level");
+    }
+
+    #[test]
+    fn what_every_server_tells_is_no_news() {
+        let monitor = Collector::default();
+        let mut report = Report::default();
+        for text in [
+            "Could not increase number of max_open_files to more than 20000 (request: 32184)",
+            "InnoDB: something else",
+        ] {
+            let line = format!("2026-11-21  4:27:13 0 [Warning] {text}");
+            report.take(&line, &Silent(&monitor));
+        }
+        let told = crate::base::monitor::Event::Info("mariadbd: InnoDB: something else".to_owned());
+        assert_eq!(monitor.events(), [told]);
+        assert_eq!(report.tail.len(), 2);
+    }
+
+    /// One who does not want to be told every file.
+    struct Silent<'a>(&'a Collector);
+
+    impl Monitor for Silent<'_> {
+        fn counters(&self) -> &crate::base::monitor::Counters {
+            self.0.counters()
+        }
+        fn event(&self, event: crate::base::monitor::Event) {
+            self.0.event(event);
+        }
+        fn wants_files(&self) -> bool {
+            false
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 pub(crate) mod inventory;
 mod journal;
+pub(crate) mod links;
 mod mariadbd;
 mod markers;
 mod redo;
@@ -38,8 +39,6 @@ const USE_MEMORY_MIN: u64 = 24 << 20;
 const WORK_DIR: &str = "xbpipe_prepare.tmp";
 /// `.isl` files during recovery.
 const LINKS_DIR: &str = "xbpipe_prepare.links";
-/// Bytes of an `.isl` file: one path.
-const LINK_LEN_MAX: u64 = 4096;
 /// How long another run may keep its lock on the directory before we give up.
 pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the lock of a server left behind is tried.
@@ -133,6 +132,7 @@ pub fn prepare(options: &PrepareOptions, run: &Run) -> Result<PrepareSummary> {
             // Killed after its last step but one.
             tidy(&dir)?;
         }
+        links::warn(&dir, found.links.iter().map(PathBuf::as_path), run);
         return Ok(summary);
     }
     check_preparable(&dir, &found, &metadata)?;
@@ -169,6 +169,8 @@ pub fn prepare(options: &PrepareOptions, run: &Run) -> Result<PrepareSummary> {
     job.put_in_place(&mut journal)?;
     job.recover(&mut journal, &program, options, &key_options)?;
     job.finish(&journal)?;
+    let links = journal.links.iter().map(|link| Path::new(&link.path));
+    links::warn(&dir, links, run);
     Ok(summary)
 }
 
@@ -182,14 +184,14 @@ fn judge(dir: &Path, found: &Inventory, metadata: &Metadata, run: &Run) -> Resul
         "the redo log is whole and ends at LSN {}",
         proven.end
     ));
-    let mut links = Vec::new();
+    let mut aside = Vec::new();
     for link in found.with_extension("isl") {
         if proven.format == LogFormat::Encrypted {
-            check_away(&dir.join(&link.path))?;
+            links::check_away(&dir.join(&link.path))?;
         }
-        links.push(Aside {
+        aside.push(Aside {
             path: text(dir, &link.path)?,
-            via: format!("{LINKS_DIR}/{}", links.len()),
+            via: format!("{LINKS_DIR}/{}", aside.len()),
         });
     }
     let patches = if proven.absolute {
@@ -199,35 +201,7 @@ fn judge(dir: &Path, found: &Inventory, metadata: &Metadata, run: &Run) -> Resul
     };
     let markers = MarkerPlan::of(dir, found)?;
     let backup = metadata.info.uuid.clone();
-    Ok(Journal::new(backup, last_lsn.0, markers, patches, links))
-}
-
-/// In an encrypted log the paths cannot be seen and so not rewritten: the server would follow one that exists here.
-fn check_away(link: &Path) -> Result<()> {
-    let target = link_target(link)?;
-    if !fsx::exists(&target)? {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Failed,
-        format!(
-            "the backup's encrypted log may lead the server to {}, which exists on this host",
-            target.display()
-        ),
-    )
-    .path(link)
-    .hint("that may be the live table; prepare the backup on another host, or in a container without that path"))
-}
-
-/// The path in an `.isl` file.
-pub(crate) fn link_target(link: &Path) -> Result<PathBuf> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let bytes = fsx::read_small(link, LINK_LEN_MAX)?;
-    let path = bytes.trim_ascii();
-    if path.first() != Some(&b'/') || path.contains(&0) || !path.ends_with(b".ibd") {
-        return Err(Error::new(Kind::Checksum, "no path of a tablespace in this file").path(link));
-    }
-    Ok(PathBuf::from(std::ffi::OsStr::from_bytes(path)))
+    Ok(Journal::new(backup, last_lsn.0, markers, patches, aside))
 }
 
 fn check_same(journal: &Journal, metadata: &Metadata, dir: &Path) -> Result<()> {

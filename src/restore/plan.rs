@@ -7,7 +7,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
 use crate::metadata::{MY_CNF, Names};
 use crate::prepare::inventory::{FoundFile, Inventory, LOG_NAME, data_file_names, is_undo};
-use crate::prepare::link_target;
+use crate::prepare::links::link_target;
 use crate::restore::RestoreOptions;
 
 /// What all our own files in a backup begin with.
@@ -27,6 +27,8 @@ pub(crate) struct Item {
     /// The source keeps it even when all else is moved: without it a move that was broken off could not be
     /// recognised.
     pub(crate) stays: bool,
+    /// The `.isl` file that says where it shall be.
+    pub(crate) link: Option<PathBuf>,
 }
 
 /// All of it.
@@ -75,7 +77,11 @@ impl Plan {
             } else {
                 None
             };
-            let target = match (elsewhere, linked(source, found, file)?) {
+            let linked = linked(source, found, file)?;
+            let link = linked
+                .is_some()
+                .then(|| source.join(file.path.with_extension("isl")));
+            let target = match (elsewhere, linked) {
                 (Some(dir), _) => {
                     let dir = absolute(dir)?;
                     plan.outside.insert(dir.clone());
@@ -93,6 +99,7 @@ impl Plan {
                 size: file.stat.size,
                 mode: file.stat.mode,
                 stays: [Names::XTRABACKUP.info, Names::MARIADB_BACKUP.info].contains(&name),
+                link,
             };
             if is_system {
                 system_items.push(item);
@@ -119,12 +126,19 @@ impl Plan {
     pub(crate) fn check_free(&self) -> Result<()> {
         for item in self.items() {
             if fsx::exists(&item.target)? {
+                let hint = match &item.link {
+                    None => "it may be a live file; move it away first".to_owned(),
+                    Some(link) => format!(
+                        "it may be a live table: leave it, and remove {link:?} to have this table in the data \
+                         directory, as prepare told; or move it away first"
+                    ),
+                };
                 return Err(Error::new(
                     Kind::Usage,
                     "a file of the backup belongs where one exists",
                 )
                 .path(&item.target)
-                .hint("it may be a live file; move it away first"));
+                .hint(hint));
             }
         }
         Ok(())

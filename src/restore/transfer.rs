@@ -61,6 +61,7 @@ impl Transfer<'_> {
             }
             Counters::add(&counters.read_bytes, item.size);
             Counters::add(&counters.written_bytes, item.size);
+            Counters::add(&counters.renamed_bytes, item.size);
         } else {
             self.copy(item, buf)?;
         }

@@ -17,9 +17,9 @@ use crate::server::TestServer;
 /// Large tables are copied first: `a` tables, then these, then `z` tables.
 const FILLERS: usize = 40;
 /// When this filler comes out of the pipe, all `a` tables are out, and no `z` table was opened.
-const MARKER: &str = "d/m10.ibd";
+pub(crate) const MARKER: &str = "d/m10.ibd";
 
-const PARTITIONS: &str = "PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN (10), \
+pub(crate) const PARTITIONS: &str = "PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN (10), \
     PARTITION p1 VALUES LESS THAN (20), PARTITION p2 VALUES LESS THAN (30))";
 
 /// Tables that statements need: name and options.
@@ -46,13 +46,13 @@ const TABLES: [(&str, &str); 20] = [
     ("page", "PAGE_COMPRESSED=1"),
 ];
 
-fn create(name: &str, options: &str) -> String {
+pub(crate) fn create(name: &str, options: &str) -> String {
     format!(
         "CREATE TABLE {name} (id INT PRIMARY KEY, k INT, pad LONGBLOB, KEY (k)) ENGINE=InnoDB {options};"
     )
 }
 
-fn rows(name: &str, pad: usize) -> String {
+pub(crate) fn rows(name: &str, pad: usize) -> String {
     format!(
         "INSERT INTO {name} SELECT seq, seq*7, RAND(seq) FROM d.seq_1_to_25;
          INSERT INTO {name} SELECT 26, 0, GROUP_CONCAT(MD5(seq) SEPARATOR '') FROM d.seq_1_to_{};",
@@ -61,7 +61,7 @@ fn rows(name: &str, pad: usize) -> String {
 }
 
 /// The other engines, and what is no table.
-const OTHERS: &str = "
+pub(crate) const OTHERS: &str = "
     CREATE TABLE o.myisam (a INT PRIMARY KEY, b TEXT, FULLTEXT (b)) ENGINE=MyISAM;
     CREATE TABLE o.aria (a INT PRIMARY KEY, b TEXT) ENGINE=Aria TRANSACTIONAL=1;
     CREATE TABLE o.plain (a INT PRIMARY KEY, b TEXT) ENGINE=Aria TRANSACTIONAL=0;
@@ -95,12 +95,17 @@ fn fill(server: &TestServer) {
         let name = format!("{prefix}_old.t");
         sql += &format!("{}{}", create(&name, ""), rows(&name, pad));
     }
-    for n in 0..FILLERS {
-        let name = format!("d.m{n:02}");
-        sql += &format!("{}{}", create(&name, ""), rows(&name, 200_000));
-    }
+    sql += &fillers();
     sql += OTHERS;
     server.sql(&sql);
+}
+
+/// What is copied between the `a` and the `z` tables.
+pub(crate) fn fillers() -> String {
+    (0..FILLERS)
+        .map(|n| format!("d.m{n:02}"))
+        .map(|name| format!("{}{}", create(&name, ""), rows(&name, 200_000)))
+        .collect()
 }
 
 fn change(server: &TestServer, p: &str) {
@@ -267,19 +272,23 @@ fn tables_elsewhere_come_home() {
 
     let shown = elsewhere.replacen("away'", "away/'", 1);
     let expected = Content::of(&server);
-    // The link files would lead the restored server to the files of this one.
+    let mut server = server;
+    server.shutdown();
+    let story = prepare(&target);
+    // The link files would lead the restored server to the files of this one, so it is said to remove them.
+    assert!(story.contains("remove the .isl files"), "{story}");
     for database in ["d", "e"] {
         for entry in std::fs::read_dir(target.join(database)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "isl") {
+                let place = path.strip_prefix(&target).unwrap().with_extension("ibd");
+                let told = format!("leads to {:?}", away.join(place));
+                assert!(story.contains(&told), "no {told} in {story}");
                 std::fs::remove_file(path).unwrap();
             }
         }
     }
-    let mut server = server;
-    server.shutdown();
     std::fs::rename(&away, away.with_extension("old")).unwrap();
-    prepare(&target);
     let restored = TestServer::start_on(&target, &[]);
     check_tables(&restored);
     let mut found = Content::of(&restored);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::backup_support::{Streamed, backup, backup_to_dir, fails, restores, story, xbpipe};
 use crate::server::{TestServer, run};
+use crate::skip::skipped;
 
 /// A server with some 20 MB of tables.
 fn filled(options: &[&str]) -> TestServer {
@@ -84,29 +85,54 @@ fn before_anything_is_copied() {
 #[test]
 fn a_datadir_that_cannot_be_read() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: not root");
+        skipped("not root");
         return;
     }
     let server = filled(&[]);
-    run(Command::new("chmod")
-        .arg("755")
-        .arg(server.datadir().parent().unwrap()));
-    run(Command::new("chmod").arg("700").arg(server.datadir()));
+    let chmod = |mode: &str, path: &Path| {
+        run(Command::new("chmod").args(["-R", mode]).arg(path));
+    };
+    let parent = server.datadir().parent().unwrap();
+    run(Command::new("chmod").arg("755").arg(parent));
     run(Command::new("chmod").arg("777").arg(server.socket()));
     // The build directory may be closed to others: the program comes along.
-    let program = server.datadir().parent().unwrap().join("xbpipe");
+    let program = parent.join("xbpipe");
     std::fs::copy(env!("CARGO_BIN_EXE_xbpipe"), &program).unwrap();
     run(Command::new("chmod").arg("755").arg(&program));
-    let output = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(&program)
-        .args(["backup", "--no-defaults", "--user=root", "--progress=plain"])
-        .arg(format!("--socket={}", server.socket().display()))
-        .current_dir("/")
-        .output()
-        .unwrap();
-    fails(&output, 1, &["cannot list", "run it on the server's host"]);
-    assert!(output.stdout.is_empty());
+    let as_nobody = || {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .args(["backup", "--no-defaults", "--user=root", "--progress=plain"])
+            .args(["--memory=8M", "--tmpdir=/tmp"])
+            .arg(format!("--socket={}", server.socket().display()))
+            .current_dir("/");
+        command.output().unwrap()
+    };
+    let remedy = "run it on the server's host, as the server's user or root";
+    for (closed, verb, before_the_lock) in [
+        ("", "cannot list", true),
+        ("ib_logfile0", "cannot open", true),
+        ("aria_log_control", "cannot open", true),
+        ("d/t.ibd", "cannot open", false),
+        ("d/t.frm", "cannot open", false),
+        ("d", "cannot list", false),
+    ] {
+        chmod("a+rX", server.datadir());
+        let place = server.datadir().join(closed);
+        run(Command::new("chmod").arg("go-rwx").arg(&place));
+        let output = as_nobody();
+        let text = fails(&output, 1, &[verb, remedy]);
+        let last = text.lines().last().unwrap();
+        assert!(last.contains(closed), "{text}");
+        let waited = text.contains("BACKUP STAGE START");
+        assert_eq!(waited, !before_the_lock, "{closed}: {text}");
+        assert!(!before_the_lock || output.stdout.is_empty());
+    }
+    chmod("a+rX", server.datadir());
+    let output = as_nobody();
+    assert!(output.status.success(), "{}", story(&output));
 }
 
 #[test]
@@ -147,22 +173,88 @@ fn a_lock_that_is_not_to_be_had() {
 fn a_damaged_page() {
     let mut server = filled(&["--innodb-fast-shutdown=0"]);
     server.shutdown();
-    let file = std::fs::File::options()
-        .write(true)
-        .open(server.datadir().join("d/t.ibd"))
-        .unwrap();
-    let page = 7 * 16384;
-    file.write_all_at(b"damage", page + 5000).unwrap();
+    damage(&server, "d/t.ibd", 7);
     server.start_again();
     let target = server.scratch().join("target");
     let output = backup(&server).arg("--to").arg(&target).output().unwrap();
-    fails(
-        &output,
-        4,
-        &["page 7 ", "d/t.ibd", &format!("byte offset {page}"), "hint"],
-    );
+    let at = format!("byte offset {}", 7 * PAGE_LEN);
+    let text = fails(&output, 4, &["hint"]);
+    let last = text.lines().last().unwrap();
+    for part in ["error: page 7 ", "d/t.ibd", &at] {
+        assert!(last.contains(part), "no {part:?} in: {text}");
+    }
     is_no_backup(&target);
     is_unlocked(&server);
+    assert!(!target.join("d/t.ibd").exists());
+    // What is left is called what it is.
+    let leftover = ["did not come to its end", "remove the directory"];
+    let prepared = xbpipe().arg("prepare").arg(&target).output().unwrap();
+    fails(&prepared, 3, &leftover);
+    let data = server.scratch().join("data");
+    let mut copy = xbpipe();
+    copy.arg("copy-back").arg(&target).arg("--datadir");
+    fails(&copy.arg(&data).output().unwrap(), 3, &leftover);
+    let again = backup(&server).arg("--to").arg(&target).output().unwrap();
+    fails(&again, 1, &["is not empty", "may be removed"]);
+}
+
+const PAGE_LEN: u64 = 16384;
+
+/// Spoils a page of a stopped server.
+fn damage(server: &TestServer, name: &str, page: u64) {
+    let path = server.datadir().join(name);
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"damage", page * PAGE_LEN + 5000)
+        .unwrap();
+}
+
+/// r[page.damage.all]
+#[test]
+fn every_damaged_page_is_told() {
+    let mut server = filled(&["--innodb-fast-shutdown=0"]);
+    server.sql(
+        "CREATE TABLE d.u LIKE d.t; INSERT INTO d.u SELECT * FROM d.t LIMIT 10000;
+         CREATE TABLE d.v LIKE d.t; CREATE TABLE d.w LIKE d.t",
+    );
+    server.shutdown();
+    let pages = [
+        ("d/t.ibd", 7),
+        ("d/t.ibd", 8),
+        ("d/t.ibd", 300),
+        ("d/u.ibd", 6),
+    ];
+    for (name, page) in pages {
+        damage(&server, name, page);
+    }
+    // One whose other pages cannot be judged.
+    damage(&server, "d/w.ibd", 0);
+    server.start_again();
+    let target = server.scratch().join("target");
+    let output = backup(&server).arg("--to").arg(&target).output().unwrap();
+    let text = fails(&output, 4, &["5 damaged pages in 3 files", "hint"]);
+    for (name, page) in pages.into_iter().chain([("d/w.ibd", 0)]) {
+        let told = |line: &str| {
+            line.contains("warning: ")
+                && line.contains(&format!("page {page} is damaged"))
+                && line.contains(name)
+                && line.contains(&format!("byte offset {}", page * PAGE_LEN))
+        };
+        assert!(text.lines().any(told), "{name} {page}: {text}");
+    }
+    assert!(!text.contains("BLOCK_DDL"), "{text}");
+    is_no_backup(&target);
+    for (name, whole) in [("t", false), ("u", false), ("w", false), ("v", true)] {
+        let exists = target.join(format!("d/{name}.ibd")).exists();
+        assert_eq!(exists, whole, "{name}: {text}");
+    }
+    is_unlocked(&server);
+    // Nor does a stream look whole.
+    let output = backup(&server).output().unwrap();
+    fails(&output, 4, &["5 damaged pages in 3 files"]);
+    let archive = server.scratch().join("a.xb");
+    std::fs::write(&archive, &output.stdout).unwrap();
+    let verified = xbpipe().arg("verify").arg(&archive).output().unwrap();
+    fails(&verified, 3, &["d/t.ibd"]);
 }
 
 #[test]
@@ -250,7 +342,7 @@ fn a_full_target() {
         .stderr(Stdio::null())
         .status();
     if !mount.is_ok_and(|status| status.success()) {
-        println!("skipped: no permission to mount");
+        skipped("no permission to mount");
         return;
     }
     let output = backup(&server).arg("--to").arg(&target).output().unwrap();
@@ -272,10 +364,15 @@ fn killed_at_any_moment() {
     let server = filled(&[]);
     let whole = Instant::now();
     let first = backup_to_dir(&server, "whole");
-    let whole = whole.elapsed();
+    let mut whole = whole.elapsed();
     assert!(first.join("xtrabackup_checkpoints").exists());
     let mut killed = 0;
-    for step in 0_u32..10 {
+    for step in 0_u32..30 {
+        // Ten moments, and more of them when most came too late.
+        if step >= 10 && killed >= 3 {
+            break;
+        }
+        let begin = Instant::now();
         let target = server.scratch().join(format!("k{step}"));
         let mut child = backup(&server)
             .arg("--to")
@@ -284,9 +381,13 @@ fn killed_at_any_moment() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(whole * step / 10);
+        std::thread::sleep(whole * (step % 10) / 10);
         child.kill().unwrap();
         let complete = child.wait().unwrap().success();
+        if complete {
+            // The machine has less to do than it had at first.
+            whole = whole.min(begin.elapsed());
+        }
         is_unlocked(&server);
         if !complete && target.exists() {
             killed += 1;

@@ -13,6 +13,7 @@ use crate::backup_support::{
     xbpipe,
 };
 use crate::server::{TestServer, run};
+use crate::skip::skipped;
 
 /// Tables of every row format the page size permits, in their own files and in the system tablespace.
 fn fill(server: &TestServer, compressed: bool) {
@@ -176,7 +177,7 @@ fn sakila_is_the_same_after_a_restore() {
         .map_or(Some(data), |dir| Some(dir.into()))
         .filter(|dir| dir.is_dir())
     else {
-        println!("skipped: no ../shared/data/sakila");
+        skipped("no ../shared/data/sakila");
         return;
     };
     let server = TestServer::start(&[]);

@@ -2,25 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::tool::{Done, files, need, noise, scratch, status_of, write_tree};
+use crate::tool::{Done, files, need, noise, on_a_terminal, scratch, status_of, write_tree};
 
 const MIB: usize = 1 << 20;
 
 /// Runs a line of shell on a terminal of its own, and returns what that showed.
-fn on_a_terminal(line: &str) -> Done {
-    need("script", "bsdutils");
-    let output = Command::new("script")
-        .args(["--quiet", "--return", "--flush", "--command"])
-        // A new terminal has no size.
-        .arg(format!("stty cols 100 rows 30; {line}"))
-        .arg("/dev/null")
-        .env("SHELL", "/bin/bash")
-        .env("TERM", "xterm")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+fn shown(line: &str) -> Done {
+    let output = on_a_terminal(line).output().unwrap();
     Done {
         status: status_of(output.status),
         out: output.stdout.clone(),
@@ -29,9 +19,9 @@ fn on_a_terminal(line: &str) -> Done {
 }
 
 /// The text without control sequences; what overwrites the line begins a new one.
-fn frames(shown: &str) -> Vec<String> {
+fn frames(text_shown: &str) -> Vec<String> {
     let mut text = String::new();
-    let mut chars = shown.chars();
+    let mut chars = text_shown.chars();
     while let Some(c) = chars.next() {
         match c {
             '\u{1b}' => {
@@ -73,7 +63,7 @@ fn a_terminal_shows_a_bar_that_grows() {
     let root = scratch();
     let source = root.path().join("source");
     write_tree(&source, &files([("big", &noise(30 * MIB, 1)[..])]));
-    let done = on_a_terminal(&slowly(&source, "--memory 8M")).expect(0);
+    let done = shown(&slowly(&source, "--memory 8M")).expect(0);
     let frames = frames(&done.err);
     let bars: Vec<_> = frames.iter().filter_map(|frame| bar(frame)).collect();
     let percents: BTreeSet<u64> = bars.iter().map(|bar| bar.0).collect();
@@ -103,7 +93,7 @@ fn an_error_stands_below_the_bar() {
     let source = root.path().join("source");
     write_tree(&source, &files([("big", &noise(30 * MIB, 1)[..])]));
     let line = slowly(&source, "").replace("> /dev/null", "| head -c 10000000 > /dev/null");
-    let done = on_a_terminal(&line);
+    let done = shown(&line);
     assert_ne!(done.status, 0);
     let frames = frames(&done.err);
     assert!(
@@ -135,6 +125,6 @@ fn without_a_terminal_there_are_lines_and_on_wish_nothing() {
     }
     assert!(!story.contains(['\r', '\u{1b}']), "{story:?}");
     assert_eq!(run("--progress none"), "");
-    let done = on_a_terminal(&slowly(&source, "--progress none")).expect(0);
+    let done = shown(&slowly(&source, "--progress none")).expect(0);
     assert_eq!(done.err, "");
 }

@@ -30,6 +30,8 @@ mod s3_server;
 mod server;
 #[path = "../support/session.rs"]
 mod session;
+#[path = "../support/skip.rs"]
+mod skip;
 #[path = "../support/store_wrappers.rs"]
 mod store_wrappers;
 mod tool;
@@ -47,11 +49,14 @@ mod archive_roundtrip;
 mod archive_salvage;
 mod backup_ahead;
 mod backup_ddl;
+mod backup_ddl_kinds;
 mod backup_failures;
 mod backup_layouts;
 mod backup_load;
 mod backup_replica;
+mod bad_input;
 mod cli_contract;
+mod cli_password;
 mod cli_progress;
 mod codecs;
 mod compat_callers;

@@ -13,6 +13,7 @@ use crate::raw_backup::{
     check_tables, collected, copy_of, prepared, raw_backup, refused, snapshot, unwatched,
 };
 use crate::server::{TestServer, run};
+use crate::skip::skipped;
 
 /// Accounts whose balances always sum up to the same.
 const BANK: &str = "CREATE DATABASE d; CREATE DATABASE e; USE d; \
@@ -190,6 +191,66 @@ fn an_encrypted_backup_needs_its_keys_and_nothing_else() {
     }
 }
 
+/// Prepares, and insists on being told of the tables below `far`, and what to do about them.
+#[track_caller]
+fn warned(dir: &Path, far: &Path) {
+    let (run, monitor) = collected();
+    prepare(&PrepareOptions::new(dir), &run).unwrap();
+    let warnings: Vec<String> = (monitor.events().into_iter())
+        .filter_map(|event| match event {
+            Event::Warning(text) => Some(text),
+            _ => None,
+        })
+        .collect();
+    let story = warnings.join("\n");
+    for name in ["d/far", "d/parts#P#p0"] {
+        let target = far.join(format!("{name}.ibd"));
+        let told = format!("{:?} leads to {target:?}", format!("{name}.isl"));
+        assert!(story.contains(&told), "no {told} in {story}");
+    }
+    for words in [
+        "remove the .isl files",
+        "ALGORITHM=COPY",
+        "REBUILD PARTITION ALL",
+    ] {
+        assert!(story.contains(words), "{story}");
+    }
+}
+
+/// What the warning and `format-spec/servers.md` say to do.
+fn remove_links(dir: &Path) {
+    for name in ["d/far.isl", "d/parts#P#p0.isl"] {
+        std::fs::remove_file(dir.join(name)).unwrap();
+    }
+}
+
+/// r[servers.elsewhere]: the copies are complete, and can be written and altered.
+#[track_caller]
+fn come_home(restored: &TestServer) {
+    check_tables(restored);
+    let counted = restored.sql("SELECT COUNT(*) FROM d.far; SELECT COUNT(*) FROM d.parts");
+    assert_eq!(counted, "3000\n2\n");
+    restored.sql(
+        "INSERT INTO d.parts VALUES (3), (4); INSERT INTO d.far VALUES (1, 'b'); \
+         ALTER TABLE d.parts REBUILD PARTITION ALL; ALTER TABLE d.far FORCE, ALGORITHM=COPY",
+    );
+    // From here on they are tables like any others.
+    let sums = restored.sql(
+        "ALTER TABLE d.parts ADD x INT DEFAULT 1; ALTER TABLE d.parts FORCE; \
+         ALTER TABLE d.parts FORCE, ALGORITHM=COPY; \
+         ALTER TABLE d.far ADD x INT DEFAULT 1; ALTER TABLE d.far FORCE; \
+         SELECT SUM(v), SUM(x) FROM d.parts; SELECT COUNT(*), SUM(x) FROM d.far; TRUNCATE d.far",
+    );
+    assert_eq!(sums, "10\t4\n3001\t3001\n");
+    check_tables(restored);
+    let definitions = restored.sql("SHOW CREATE TABLE d.far; SHOW CREATE TABLE d.parts");
+    assert!(!definitions.contains("DIRECTORY"), "{definitions}");
+    for name in ["d/far", "d/parts#P#p0"] {
+        let place = |suffix: &str| restored.datadir().join(format!("{name}.{suffix}"));
+        assert!(place("ibd").exists() && !place("isl").exists(), "{name}");
+    }
+}
+
 #[test]
 fn a_live_table_with_a_data_directory_is_not_touched() {
     for encrypted in [false, true] {
@@ -201,8 +262,10 @@ fn a_live_table_with_a_data_directory_is_not_touched() {
         let far = server.scratch().join("far");
         std::fs::create_dir(&far).unwrap();
         server.sql(&format!(
-            "CREATE DATABASE d; USE d; CREATE TABLE far (v INT, w VARCHAR(100)) DATA DIRECTORY='{}'; \
-             CREATE TABLE near (v INT)",
+            "CREATE DATABASE d; USE d; CREATE TABLE far (v INT, w VARCHAR(100)) DATA DIRECTORY='{0}'; \
+             CREATE TABLE parts (v INT PRIMARY KEY) PARTITION BY HASH (v) \
+             (PARTITION p0 DATA DIRECTORY='{0}', PARTITION p1); \
+             INSERT INTO parts VALUES (1), (2); CREATE TABLE near (v INT)",
             far.display()
         ));
         let live = far.join("d/far.ibd");
@@ -223,25 +286,25 @@ fn a_live_table_with_a_data_directory_is_not_touched() {
                 words,
             );
             std::fs::rename(&far, far.with_file_name("away")).unwrap();
-            prepared(&dir);
-            std::fs::remove_file(dir.join("d/far.isl")).unwrap();
+            warned(&dir, &far);
+            remove_links(&dir);
             let restored = TestServer::start_on(&dir, &as_strs(&options));
-            check_tables(&restored);
-            assert_eq!(restored.sql("SELECT COUNT(*) FROM d.far").trim(), "3000");
+            come_home(&restored);
             assert!(!far.exists());
             continue;
         }
-        prepared(&dir);
+        warned(&dir, &far);
         assert!(
             std::fs::read(&live).unwrap() == before,
             "the live file was changed"
         );
         assert_eq!(std::fs::read(dir.join("d/far.isl")).unwrap(), link);
+        // Asked again, it warns again.
+        warned(&dir, &far);
         // Started where it is, the copy would open the live file; without the link it opens its own.
-        std::fs::remove_file(dir.join("d/far.isl")).unwrap();
+        remove_links(&dir);
         let restored = TestServer::start_on(&dir, &[]);
-        check_tables(&restored);
-        assert_eq!(restored.sql("SELECT COUNT(*) FROM d.far").trim(), "3000");
+        come_home(&restored);
         drop(restored);
         assert!(
             std::fs::read(&live).unwrap() == before,
@@ -253,7 +316,7 @@ fn a_live_table_with_a_data_directory_is_not_touched() {
 #[test]
 fn root_recovers_as_the_owner_of_the_directory() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: not root");
+        skipped("not root");
         return;
     }
     let server = TestServer::start(&[]);

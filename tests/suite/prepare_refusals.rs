@@ -6,10 +6,13 @@ use std::sync::atomic::Ordering;
 
 use xbpipe::base::error::Kind;
 use xbpipe::base::units::ByteCount;
-use xbpipe::prepare::{PrepareOptions, prepare};
+use xbpipe::prepare::{PREPARE_LOG, PrepareOptions, prepare};
+use xbpipe::restore::{RestoreOptions, copy_back};
 
-use crate::raw_backup::{collected, copy_of, raw_backup, refused, unwatched};
-use crate::server::TestServer;
+use crate::raw_backup::{
+    check_tables, collected, copy_of, prepared, raw_backup, refused, unwatched,
+};
+use crate::server::{TestServer, wide_path};
 
 const LOG_BEGIN: u64 = 12288;
 
@@ -95,6 +98,16 @@ fn what_is_no_whole_full_backup_is_named() {
         std::fs::remove_file(copy.join(file)).unwrap();
         refused(&PrepareOptions::new(copy), Kind::Incomplete, file);
     }
+    let leftover = server.scratch().join("leftover");
+    std::fs::create_dir_all(leftover.join("mysql")).unwrap();
+    std::fs::write(leftover.join("mysql/t.ibd.xbpipe-partial"), "").unwrap();
+    let options = PrepareOptions::new(&leftover);
+    let words = "did not come to its end";
+    refused(&options, Kind::Incomplete, words);
+    let into = RestoreOptions::new(&leftover, server.scratch().join("data"));
+    let error = copy_back(&into, &unwatched()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Incomplete);
+    assert!(error.to_string().contains(words), "{error}");
     let packed = copy_of(&dir, "j");
     std::fs::rename(
         packed.join(checkpoints),
@@ -161,4 +174,36 @@ fn the_server_must_be_there_and_of_the_same_series() {
         .key_options
         .push("innodb_undo_directory=/x".to_owned());
     refused(&outside, Kind::Usage, "cannot be given");
+}
+
+#[test]
+fn one_error_line_of_a_server_that_ends_well_is_a_failure() {
+    let server = TestServer::start(&[]);
+    server.sql("CREATE DATABASE d; CREATE TABLE d.t AS SELECT seq FROM d.seq_1_to_100");
+    let dir = raw_backup(&server, "backup");
+    // The real server, which recovers the backup and ends with status 0; but something is not as it should be.
+    let program = server.scratch().join("mariadbd");
+    let text = "#!/bin/sh\n\
+        case \"$*\" in *--bootstrap*) echo '2026-11-21  4:27:13 0 [ERROR] InnoDB: something is odd' ;; esac\n\
+        exec mariadbd \"$@\"\n";
+    let text = text.replace("exec", &format!("PATH='{}' exec", wide_path()));
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut options = PrepareOptions::new(&dir);
+    options.mariadbd = Some(program);
+    for _ in 0..2 {
+        let error = prepare(&options, &unwatched()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Server, "{error}");
+        let story = error.to_string();
+        assert!(story.contains("something is odd"), "{story}");
+        assert!(!story.contains("exit status"), "{story}");
+        let checkpoints = std::fs::read_to_string(dir.join("xtrabackup_checkpoints")).unwrap();
+        assert!(checkpoints.contains("full-backuped"), "{checkpoints}");
+        let log = std::fs::read_to_string(dir.join(PREPARE_LOG)).unwrap();
+        assert!(log.contains("End of log at LSN"), "{log}");
+    }
+    // As its hint says: prepare can be run again.
+    assert!(prepared(&dir).resumed);
+    let restored = TestServer::start_on(&dir, &[]);
+    check_tables(&restored);
 }

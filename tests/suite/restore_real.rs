@@ -14,6 +14,8 @@ use xbpipe::restore::{INCOMPLETE_MARKER, Owner, RestoreOptions, copy_back, move_
 
 use crate::raw_backup::{check_tables, copy_of, prepared, raw_backup, snapshot, unwatched};
 use crate::server::TestServer;
+use crate::skip::skipped;
+use crate::tool::{run, xbpipe};
 
 const DIR_VARIABLE: &str = "XBPIPE_TEST_RESTORE_DIR";
 const MOVE_VARIABLE: &str = "XBPIPE_TEST_RESTORE_MOVE";
@@ -115,6 +117,18 @@ fn copy_back_leaves_the_backup_and_fills_the_directory() {
 #[test]
 fn move_back_renames_and_leaves_only_metadata() {
     let (server, dir) = prepared_backup("", &[]);
+    // Renames have no speed.
+    let other = copy_of(&dir, "other");
+    let mut command = xbpipe(["move-back", "--progress", "plain"]);
+    command.arg(&other).arg("--datadir");
+    command.arg(server.scratch().join("moved"));
+    let done = run(command, b"").expect(0);
+    let last = done.last_line();
+    assert!(
+        last.contains("move-back done: ") && last.contains(", by renames"),
+        "{last}"
+    );
+    assert!(!last.contains("MB/s"), "{last}");
     let inode = |path: PathBuf| std::fs::metadata(path).unwrap().ino();
     let names = ["ibdata1", "d/t.ibd", "mysql/db.MAD"];
     let before = names.map(|name| inode(dir.join(name)));
@@ -149,11 +163,25 @@ fn files_go_to_their_configured_directories() {
     options.innodb_undo_directory = Some(root.join("undo"));
     options.aria_log_dir_path = Some(root.join("aria"));
 
-    assert_refused(
-        copy_back(&options, &unwatched()),
-        "belongs where one exists",
-    );
+    let refused = copy_back(&options, &unwatched());
+    let hint = refused.as_ref().unwrap_err().hint_text();
+    assert!(hint.is_some_and(|hint| hint.contains("d/far.isl")));
+    assert_refused(refused, "belongs where one exists");
     assert!(!root.join("data").exists());
+    // As the hint says: without the link the table comes into the data directory.
+    let home = copy_of(&dir, "home");
+    std::fs::remove_file(home.join("d/far.isl")).unwrap();
+    let mut beside = options.clone();
+    (beside.dir, beside.datadir) = (home, root.join("beside"));
+    beside.innodb_data_home_dir = None;
+    beside.innodb_log_group_home_dir = None;
+    beside.innodb_undo_directory = None;
+    beside.aria_log_dir_path = None;
+    copy_back(&beside, &unwatched()).unwrap();
+    {
+        let restored = TestServer::start_on(&beside.datadir, &install);
+        assert_eq!(restored.sql("SELECT * FROM d.far"), "7\n");
+    }
     std::fs::remove_file(far.path().join("d/far.ibd")).unwrap();
     copy_back(&options, &unwatched()).unwrap();
     for name in [
@@ -337,7 +365,7 @@ fn killed_restores_are_finished_and_nothing_is_lost() {
     kill_and_finish(&dir, &from, &to, true, 3);
     // Between file systems, where there are two.
     let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
-        println!("skipped: no second file system");
+        skipped("no second file system");
         return;
     };
     kill_and_finish(&dir, &from, &other.path().join("to"), true, 5);

@@ -37,6 +37,21 @@ pub(crate) fn need(tool: &str, package: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("this test needs `{tool}`: install Debian's package {package}"))
 }
 
+/// A line of shell on a terminal of its own; what that shows is standard output.
+pub(crate) fn on_a_terminal(line: &str) -> Command {
+    need("script", "bsdutils");
+    let mut command = Command::new("script");
+    command
+        .args(["--quiet", "--return", "--flush", "--command"])
+        // A new terminal has no size.
+        .arg(format!("stty cols 100 rows 30; {line}"))
+        .arg("/dev/null")
+        .env("SHELL", "/bin/bash")
+        .env("TERM", "xterm")
+        .stdin(Stdio::null());
+    command
+}
+
 /// How a program ended.
 pub(crate) struct Done {
     pub(crate) status: i32,

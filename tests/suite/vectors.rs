@@ -167,6 +167,19 @@ fn bad_input_table_tells_the_outcomes() {
     assert!(rows > 60, "only {rows} rows were found");
 }
 
+/// Vectors that must fail, run inverted: the way from a file to the last comparison can end in a failure.
+#[test]
+fn canaries_fail() {
+    for canary in load("canary") {
+        assert_ne!(
+            differences(&canary),
+            Vec::<String>::new(),
+            "{}",
+            canary.name
+        );
+    }
+}
+
 /// The net itself: a vector that is wrong in any part must be noticed.
 #[test]
 fn a_wrong_vector_is_noticed() {

@@ -185,9 +185,13 @@ pub(crate) fn extract(stream: &[u8], target: &Path) {
     assert!(output.status.success(), "{}", story(&output));
 }
 
-/// Makes a backup startable.
-pub(crate) fn prepare(target: &Path) {
-    run(xbpipe().arg("prepare").arg(target).stdin(Stdio::null()));
+/// Makes a backup startable; returns what was told.
+pub(crate) fn prepare(target: &Path) -> String {
+    let mut command = xbpipe();
+    story(&run(command
+        .arg("prepare")
+        .arg(target)
+        .stdin(Stdio::null())))
 }
 
 /// The reference program prepares what we made too; it gets a copy.
