@@ -96,7 +96,7 @@ crypt() {
 
 if wanted xbcrypt-encrypt || wanted xbcrypt-decrypt || wanted age-encrypt || wanted age-decrypt; then
     bench=$(cd "$here" && cargo bench -q --no-run --bench crypt --message-format=json |
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+        sed -n 's/.*"executable":"\([^"]*\/crypt-[^"]*\)".*/\1/p')
     crypt xbcrypt-encrypt 'none' 'aes-256-ctr sha256'
     crypt xbcrypt-decrypt '0.7' 'aes-256-ctr sha256'
     crypt age-encrypt '0.7' 'chacha20-poly1305'

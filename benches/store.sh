@@ -23,7 +23,7 @@ trap finish EXIT
 if [ -z "${ENDPOINT:-}" ]; then
     BUCKET=bench
     keeper=$(cd "$here" && cargo bench -q --no-run --bench bytes_store --message-format=json |
-        sed -n 's/.*"executable":"\([^"]*bytes_store[^"]*\)".*/\1/p' | tail -1)
+        sed -n 's/.*"executable":"\([^"]*\/bytes_store-[^"]*\)".*/\1/p')
     mkfifo "$work/hold"
     # It ends with its input, which this shell holds open.
     "$keeper" "$BUCKET" <"$work/hold" >"$work/address" &
