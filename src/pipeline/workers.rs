@@ -175,20 +175,18 @@ impl<'a> Stage<'a> {
                 let Some(mut buf) = output.try_get() else {
                     break;
                 };
-                let (part, ended) = match make(&mut buf) {
-                    Ok((n, ended)) => (Ok(buf.freeze(n)), ended),
-                    Err(error) => (Err(error), true),
+                let last = match make(&mut buf) {
+                    Ok((n, false)) => match reply.send(Made::Part(buf.freeze(n))) {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                    Ok((n, true)) => Ok(buf.freeze(n)),
+                    Err(error) => Err(error),
                 };
-                if ended || part.is_err() {
-                    // What it holds is given back before anybody hears that it is done.
-                    drop(make);
-                    reply.send(Made::Last(part)).ok();
-                    return;
-                }
-                let sent = part.map(|part| reply.send(Made::Part(part)).is_ok());
-                if !sent.is_ok_and(|sent| sent) {
-                    return;
-                }
+                // What it holds is given back before anybody hears that it is done.
+                drop(make);
+                reply.send(Made::Last(last)).ok();
+                return;
             }
             reply.send(Made::Rest(make)).ok();
         })?;

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::backup_support::{reference_prepares, restores};
+use crate::backup_support::{prepare, reference_prepares};
 use crate::server::TestServer;
 use crate::tool::{Done, Node, need, read_tree, run, split_chunks, xbpipe};
 
@@ -25,6 +25,10 @@ const BEGIN: &[u8] = b"d/m15.ibd";
 /// How slowly the stream is read while they do. Never not at all: with its pipe full the tool keeps a lock that they wait for.
 const PIECE: usize = 64 << 10;
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// What the tool may lose (10.11.19): it removes the files of a table that was dropped and created again under the same name, the new
+/// ones, and does not always send those of an Aria table that is renamed before their turn comes.
+const LOST: [&str; 3] = ["o.Aria_again", "o.Aria_renamed", "o.MyISAM_again"];
 
 fn server() -> TestServer {
     let server = TestServer::start(&[]);
@@ -245,8 +249,34 @@ fn a_stream_of_mariadb_backup_under_ddl_reads_the_same_everywhere() {
     run(xbpipe(["verify"]), &stream).expect(0);
     drop(stream);
 
-    // And it is a backup.
+    // And it is a backup: prepared by us or by the program that made it, a server starts with the same.
     reference_prepares(&at("file"));
-    std::fs::remove_dir_all(at("file.reference")).unwrap();
-    restores(&server, &at("file"), &[]);
+    prepare(&at("file"));
+    let source = checksums(&server, &server);
+    let ours = checksums(&server, &TestServer::start_on(&at("file"), &[]));
+    let theirs = checksums(&server, &TestServer::start_on(&at("file.reference"), &[]));
+    assert_eq!(ours, theirs);
+    // The content is that of the source, but for what the stream itself does not hold: mbstream and `mariadb-backup --prepare` alone
+    // have no more of it.
+    let lost: Vec<&str> = (source.iter())
+        .filter(|(table, sum)| ours.get(*table) != Some(sum))
+        .map(|(table, _)| table.as_str())
+        .collect();
+    assert!(lost.iter().all(|t| LOST.contains(t)), "{lost:?}");
+    assert!(source.len() > TABLES);
+}
+
+/// A checksum of each table that `source` has, as `server` has it.
+fn checksums(source: &TestServer, server: &TestServer) -> BTreeMap<String, String> {
+    let tables = source.sql(
+        "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables \
+         WHERE table_schema IN ('d', 'o')",
+    );
+    let list: Vec<&str> = tables.lines().collect();
+    let sums = server.sql(&format!("CHECKSUM TABLE {} EXTENDED", list.join(", ")));
+    let pair = |line: &str| {
+        line.split_once('\t')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+    };
+    sums.lines().filter_map(pair).collect()
 }

@@ -383,7 +383,8 @@ fn large_frames_are_decoded_by_several_threads_in_the_default_memory() {
         let (decoded, met) = watched(suffix, &encoded, memory);
         assert!(decoded == plain, "{what}");
         assert!(met.most >= 2 && met.threads.len() >= 2, "{what}: {met:?}");
-        assert_eq!(met.in_place, 0, "{what}: {met:?}");
+        // What finds no buffer when its job begins is decoded when its turn has come: one while two others have them all.
+        assert!(met.in_place <= 2, "{what}: {met:?}");
     }
     // Blocks of 4 MiB, as the lz4 program makes them by itself, need more.
     let encoded = lz4(&plain, plain.len(), 4 * MIB);
