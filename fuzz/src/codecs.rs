@@ -61,6 +61,8 @@ fn run<'a>(
     let mut contexts = Contexts::default();
     let mut unit_bytes = Vec::new();
     let mut unit_at = 0;
+    // What is counted, and where it begins.
+    let mut counted = None;
     for mut piece in pieces {
         while !piece.is_empty() {
             match splitter.feed(piece).map_err(|e| (unit_at, e))? {
@@ -70,6 +72,22 @@ fn run<'a>(
                 }
                 Split::Skip(n) => {
                     assert!(n > 0 && n <= piece.len(), "a skip of {n}");
+                    unit_at += (unit_bytes.len() + n) as u64;
+                    unit_bytes.clear();
+                    piece = &piece[n..];
+                }
+                Split::Begin(n, content) => {
+                    assert!(n > 0 && n <= piece.len(), "a head of {n}");
+                    counted = Some((content, plain.len()));
+                    unit_at += (unit_bytes.len() + n) as u64;
+                    unit_bytes.clear();
+                    piece = &piece[n..];
+                }
+                Split::End(n, end) => {
+                    assert!(n > 0 && n <= piece.len(), "a tail of {n}");
+                    let (mut content, from) = counted.take().expect("a beginning");
+                    content.update(&plain[from..]);
+                    end.check(&content).map_err(|e| (unit_at, e))?;
                     unit_at += (unit_bytes.len() + n) as u64;
                     unit_bytes.clear();
                     piece = &piece[n..];
@@ -108,12 +126,15 @@ fn decode_unit(
         assert_eq!(len, encoded.len() as u64, "a unit has the length it states");
     }
     let begin = plain.len();
-    let part_len = match (how, unit.plain_len) {
-        (How::Whole, Some(len)) if len <= WHOLE_LEN_MAX => {
-            plain.resize(begin + usize::try_from(len).unwrap(), 0);
+    let part_len = match (how, unit.plain_max()) {
+        (How::Whole, Some(max)) if max <= WHOLE_LEN_MAX => {
+            plain.resize(begin + usize::try_from(max).unwrap(), 0);
             let n = unit.decoder.decode(encoded, &mut plain[begin..], contexts);
             match n {
-                Ok(n) if n as u64 == len => return Ok(()),
+                Ok(n) if unit.plain_len.is_none_or(|len| len == n as u64) => {
+                    plain.truncate(begin + n);
+                    return Ok(());
+                }
                 Ok(_) => {
                     plain.truncate(begin);
                     return Err(CodecError::damage("another length than stated"));

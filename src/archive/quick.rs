@@ -1,12 +1,14 @@
-//! `verify --quick`: trailer, index, and the heads of all chunks; no payload. `r[xbstream.index.trust]`
+//! `verify --quick`: trailer, index, and the heads of all chunks; no payload. `r[xbstream.index.trust]` Without an index the
+//! structure is followed from front to back.
 
 use std::collections::HashMap;
 
-use crate::archive::{Examined, Opened, ReadOptions};
+use crate::archive::{Access, Examined, Opened, ReadOptions, examine_opened};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
 use crate::pipeline::demux::{End, Failure, Outcome};
 use crate::pipeline::index_file::{Indexed, bad_index};
+use crate::pipeline::sink::NullSink;
 use crate::pipeline::source::ReadAt;
 use crate::xbstream::index::{IndexLine, Place};
 use crate::xbstream::limits::{HEAD_LEN, OPEN_FILES_MAX, PATH_LEN_MAX};
@@ -17,38 +19,42 @@ use crate::xbstream::{
 /// Bytes that the head of every payload chunk fits in.
 const HEAD_READ_LEN: usize = HEAD_LEN + PATH_LEN_MAX + 20;
 
-/// Checks that the index of an archive is right and that everything it tells of is where and as long as it says. What is
-/// wrong is in the outcome. Fails for an archive that has no index, or that cannot be read anywhere.
+/// Checks that the index of an archive is right and that everything it tells of is where and as long as it says; or, when there
+/// is none, that the structure is right from front to back, with large payload passed over where the archive can be read anywhere.
+/// What is wrong is in the outcome. Fails for a backup in a store, which has ways of its own.
 pub fn verify_quick(options: &ReadOptions, run: &Run) -> Result<Examined> {
     let opened = Opened::new(options, run)?;
     let name = opened.input.name().to_owned();
-    let source = opened.input.source().ok_or_else(|| {
-        Error::new(
-            Kind::Usage,
-            "a quick check needs an archive that can be read anywhere:",
-        )
-        .path(&name)
-        .hint("name an uncompressed archive file, or verify without --quick")
-    })?;
-    let archive_bytes = source.len();
+    if options.stored.is_some() {
+        let what = "a quick check is for archives, not for a backup in a store:";
+        return Err(Error::new(Kind::Usage, what)
+            .path(&name)
+            .hint("use --level 1, which reads its index"));
+    }
+    let found = match opened.input.source() {
+        Some(source) => Indexed::find(source),
+        None => Ok(None),
+    };
     let mut outcome = Outcome {
         files: 0,
         payload_bytes: 0,
-        archive_bytes,
+        archive_bytes: opened.input.source().map_or(0, |source| source.len()),
         end: End::Indexed,
         failures: Vec::new(),
         incomplete: Vec::new(),
         stream_error: None,
         further: Vec::new(),
     };
-    let checked = match Indexed::find(source) {
+    let checked = match found {
         Ok(Some(indexed)) => check(&indexed, &mut outcome, run),
-        Ok(None) => Err(Error::new(
-            Kind::Incomplete,
-            "there is no trailer at the end of the archive",
-        )
-        .at(archive_bytes)
-        .hint("it was cut, or another program wrote it: verify without --quick tells which")),
+        Ok(None) => {
+            // Another program wrote it, or it was cut, which its beginning tells.
+            let scan = ReadOptions {
+                access: Access::Structure,
+                ..options.clone()
+            };
+            return examine_opened(opened, &scan, &NullSink, run);
+        }
         Err(error) => Err(error),
     };
     match checked {

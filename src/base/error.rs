@@ -97,6 +97,7 @@ struct Inner {
     position: Option<u64>,
     hint: Option<String>,
     source: Option<Source>,
+    of_content: bool,
 }
 
 impl Error {
@@ -109,6 +110,7 @@ impl Error {
             position: None,
             hint: None,
             source: None,
+            of_content: false,
         }))
     }
 
@@ -162,6 +164,19 @@ impl Error {
     pub fn source(mut self, source: impl Into<Source>) -> Self {
         self.0.source = Some(source.into());
         self
+    }
+
+    /// Says that it is about what one file of the input holds, though its kind does not tell: others may be good all the same.
+    #[must_use]
+    pub fn of_content(mut self) -> Self {
+        self.0.of_content = true;
+        self
+    }
+
+    /// Whether that was said.
+    #[must_use]
+    pub fn is_of_content(&self) -> bool {
+        self.0.of_content
     }
 
     /// What to branch on.

@@ -69,6 +69,9 @@ stored. Names are looked at before the first byte is written: what cannot be sto
 
 The archive ends with an index that proves it whole; mbstream and xbstream extract it as one more file, xbpipe_index.
 
+When this returns with status 0, an archive that --to names is on stable storage under its name. What goes to standard output is
+out of our hands: whoever reads it has to see to that, and tells by an exit status of its own.
+
 Examples:
   xbpipe create -C /backup/full . | ssh db2 xbpipe extract -C /restore
   xbpipe create -C /backup/full --compress zstd:3 --to /archive/full.xb .
@@ -288,8 +291,8 @@ and the exit status is 0 only if every file was saved. Where the structure of an
 archive file of xbpipe is read by its index. If neither tells whether a file is whole, it is not.
 
 --resume needs an archive with an index, as xbpipe writes it, in a file or in a store. A file that is there and has the length and
-checksum of the index is kept; everything else is written again from its beginning: also a large file of which only the end is
-missing, and files that --decompress changes always.
+checksum of the index is kept and not read from the archive; one that is decompressed or decrypted is read and compared, and kept if it is the
+same. Everything else is written again, also a large file of which only the end is missing.
 
 When some files are asked for and the archive is one that xbpipe has written, in a file or in a store, only those are read, and only
 they are vouched for; `verify` checks all.
@@ -526,13 +529,15 @@ where it states one (archives of xbpipe do; those of other programs end wherever
 the first. With --decompress the compressed files are decompressed and their own checksums checked as well. With PATHs, of an
 archive that xbpipe has written, in a file or in a store, only those are read.
 
-With --quick only the structure of such a file is checked: trailer, checksums of the index, the head of every chunk
-and all sizes. That finds a copy that was cut or mixed up, but not a wrong byte inside a file.
+With --quick only the structure is checked. Of an archive file that xbpipe has written: trailer, checksums of the index, the head of
+every chunk and all sizes. That finds a copy that was cut or mixed up, but not a wrong byte inside a file. Any other archive is
+followed from chunk to chunk; in a file, large content is passed over. What comes through a pipe, or is compressed as a whole, is read
+to its end all the same.
 
 Each damaged file is named with the reason and the byte offset, then what is wrong with the structure. The last line on
 standard output is the verdict. With --json it is one object with the fields whole, end (proven, unstated,
-missing, or indexed where not all was read), files, payload_bytes, archive_bytes, damaged and incomplete (names), findings (each with path, kind,
-offset and reason; the path is null for the structure), error.
+missing, or indexed where not all was read), files, payload_bytes, archive_bytes, damaged, refused and incomplete (names), findings (each with path, kind,
+offset, reason and hint; the path is null for the structure), error. Refused is what cannot be decoded and may be right all the same: no key fits, or it is of a format that is not read.
 
 ", patterns!(), "
 
@@ -551,7 +556,7 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     limit: MaxOutput,
 
-    /// Check the structure of an archive file only
+    /// Check the structure only
     #[arg(long, conflicts_with_all = ["decompress", "exclude", "paths"])]
     quick: bool,
 
@@ -610,11 +615,13 @@ impl Verb for VerifyArgs {
         } else {
             verify(&options, &selection, run)?
         };
-        let damaged: Vec<String> = outcome
-            .failures
-            .iter()
-            .map(|f| f.path.to_string())
-            .collect();
+        let failed = |refused: bool| -> Vec<String> {
+            (outcome.failures.iter())
+                .filter(|f| f.is_refused() == refused)
+                .map(|f| f.path.to_string())
+                .collect()
+        };
+        let (damaged, refused) = (failed(false), failed(true));
         let structure = outcome.stream_error.iter().chain(&outcome.further);
         let mut findings: Vec<(String, Value)> = structure
             .map(|error| finding(None, error))
@@ -645,21 +652,30 @@ impl Verb for VerifyArgs {
             "payload_bytes": outcome.payload_bytes,
             "archive_bytes": outcome.archive_bytes,
             "damaged": damaged,
+            "refused": refused,
             "incomplete": incomplete,
             "findings": findings.iter().map(|(_, json)| json).collect::<Vec<_>>(),
             "error": null,
         });
-        let verdict = format!(
+        let mut verdict = format!(
             "{name}: not right: {} files verified, {} damaged, {} not whole",
             outcome.files,
             damaged.len(),
             incomplete.len()
         );
+        if !refused.is_empty() {
+            verdict.push_str(&format!(", {} not decoded", refused.len()));
+        }
         let summary = Summary {
             files: outcome.files,
             bytes: outcome.archive_bytes,
         };
         let (whole, verified, end) = match (self.quick, outcome.end) {
+            (true, End::Unstated | End::Missing) => (
+                "whole as far as its structure tells",
+                "in place",
+                ", the archive does not state its end",
+            ),
             (true, _) => ("whole as far as its structure tells", "in place", ""),
             (false, End::Proven) => ("whole", "verified", ", end proven"),
             (false, End::Indexed) => ("right where it was read", "verified", ""),
@@ -698,8 +714,13 @@ fn finding(path: Option<&ArchivePath>, error: &Error) -> (String, Value) {
         "kind": error.kind().word(),
         "offset": error.position(),
         "reason": error.to_string(),
+        "hint": error.hint_text(),
     });
-    (format!("{what}: {error}\n"), value)
+    let hint = error.hint_text().map(|hint| format!(" ({hint})"));
+    (
+        format!("{what}: {error}{}\n", hint.unwrap_or_default()),
+        value,
+    )
 }
 
 #[derive(Debug, Args)]

@@ -26,6 +26,10 @@ and BINLOG MONITOR when the server has a binary log. Only if somebody runs IMPOR
 files are read directly, so xbpipe runs on the server's host as the server's user or root.
 The result must be prepared (xbpipe prepare) before a server can start on it.
 
+When this returns with status 0, a file or directory that --to names is on stable storage, and a backup in a store is stored and
+checked; what goes to standard output is its reader's to keep. With --no-sync a directory is complete, but a power failure may
+still take it; a file is always synced before it gets its name.
+
 Examples:
   xbpipe backup | ssh db2 xbpipe extract -C /restore
   xbpipe backup --compress zstd:3 --to /backup/monday.xb
@@ -59,7 +63,7 @@ pub(super) struct BackupArgs {
     #[arg(long, value_name = "DIR")]
     tmpdir: Option<PathBuf>,
 
-    /// Do not wait until everything is on stable storage
+    /// Do not wait until everything in a target directory is on stable storage
     #[arg(long)]
     no_sync: bool,
 

@@ -87,7 +87,7 @@ impl ChunkArgs {
 /// How files are compressed on their way into an archive.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CompressArgs {
-    /// Compress each file: none, zstd, zstd:LEVEL, lz4 or qpress; names get the suffix .zst, .lz4 or .qp
+    /// Compress each file: none, zstd, zstd:LEVEL, lz4 or qpress (also called quicklz); names get the suffix .zst, .lz4 or .qp
     #[arg(long, value_name = "HOW", default_value = "none")]
     compress: Compression,
 

@@ -24,7 +24,8 @@ An archive file without an index is read twice, the first time its structure onl
 comes through a pipe or out of a store is read once: if it renames, removes or changes a member that has been passed
 on, as mariadb-backup does when there was DDL, the conversion fails and says so.
 
-The target appears under its name only if all of the source that was read is right. What an archive of another program does not tell,
+The target appears under its name only if all of the source that was read is right, and it is on stable storage when this returns with status
+0; what goes to standard output is its reader's to keep. What an archive of another program does not tell,
 its end, cannot be checked.
 
 With --compress or --encrypt the least --memory is 16M.

@@ -2,8 +2,10 @@
 //!
 //! Encoding cuts a file into **pieces** that are encoded independently of each other, in parallel. Decoding finds **units**
 //! in a stream of bytes cut anywhere, without decoding them; whole units are decoded in parallel, and one that is too large
-//! to gather is decoded as a stream, by one thread and in a stated amount of memory.
+//! to gather is decoded as a stream, by one thread and in a stated amount of memory. What must be seen in order, such as a
+//! checksum over many units, is told beside them.
 
+pub mod content;
 pub mod error;
 pub mod lz4;
 pub mod qpress;
@@ -13,6 +15,7 @@ pub mod zstd;
 use std::fmt;
 use std::sync::Arc;
 
+pub use content::{Content, ContentEnd};
 pub use error::{CodecError, Fault};
 
 use crate::base::spec::{Limit, Tables};
@@ -171,6 +174,10 @@ pub enum Split {
     /// This many bytes, more than zero, carry no content, together with all before them that no unit has taken: a header, a
     /// trailer, padding. Long runs are skipped as they come, not collected.
     Skip(usize),
+    /// The same, and what the units behind them decode to is counted, in its order, until [`Split::End`].
+    Begin(usize, Content),
+    /// The same, and what was counted must be this. An offset of its error counts from the first byte that it takes.
+    End(usize, ContentEnd),
 }
 
 /// An independently decodable part of a file (`r[codec.unit]`).
@@ -179,10 +186,20 @@ pub struct Unit {
     pub encoded_len: Option<u64>,
     /// Its length in the plain file, if its head tells. What decodes to something else is damaged.
     pub plain_len: Option<u64>,
+    /// If not, what it is at most: of a unit that is whole, or as far as it was seen. What decodes to more is damaged.
+    pub plain_bound: Option<u64>,
     /// Bytes of memory that [`UnitDecoder::stream`] takes. No limit is applied yet.
     pub stream_memory: u64,
     /// How it is decoded.
     pub decoder: Box<dyn UnitDecoder>,
+}
+
+impl Unit {
+    /// Most bytes that it decodes to, if that is known.
+    #[must_use]
+    pub fn plain_max(&self) -> Option<u64> {
+        self.plain_len.or(self.plain_bound)
+    }
 }
 
 impl fmt::Debug for Unit {
@@ -190,6 +207,7 @@ impl fmt::Debug for Unit {
         f.debug_struct("Unit")
             .field("encoded_len", &self.encoded_len)
             .field("plain_len", &self.plain_len)
+            .field("plain_bound", &self.plain_bound)
             .field("stream_memory", &self.stream_memory)
             .finish_non_exhaustive()
     }
@@ -197,8 +215,8 @@ impl fmt::Debug for Unit {
 
 /// Decodes one unit, either way.
 pub trait UnitDecoder: Send {
-    /// Decodes the whole unit into `plain`, which is at least [`Unit::plain_len`] bytes long; returns the plain length.
-    /// Called only when that length is known.
+    /// Decodes the whole unit into `plain`, which is at least [`Unit::plain_max`] bytes long; returns the plain length.
+    /// Called only when that is known.
     fn decode(
         &self,
         encoded: &[u8],

@@ -4,7 +4,7 @@ use super::{CodecError, Step, StreamDecoder};
 
 /// Decodes a unit that is there as a whole.
 pub trait BlockDecoder: Send {
-    /// Decodes `encoded` into `plain`, which has the length that the unit states; returns the plain length.
+    /// Decodes `encoded` into `plain`, which has the length that the unit states, or its bound; returns the plain length.
     fn decode(&self, encoded: &[u8], plain: &mut [u8]) -> Result<usize, CodecError>;
 }
 
@@ -14,6 +14,7 @@ pub struct WholeStream<D> {
     decoder: D,
     encoded_len: usize,
     plain_len: usize,
+    exact: bool,
     encoded: Vec<u8>,
     /// What was decoded, once all is there.
     plain: Option<Vec<u8>>,
@@ -27,9 +28,18 @@ impl<D: BlockDecoder> WholeStream<D> {
             decoder,
             encoded_len,
             plain_len,
+            exact: true,
             encoded: Vec::new(),
             plain: None,
             put_out: 0,
+        }
+    }
+
+    /// The same with a plain length that is only a bound.
+    pub fn bounded(decoder: D, encoded_len: usize, plain_max: usize) -> Self {
+        Self {
+            exact: false,
+            ..Self::new(decoder, encoded_len, plain_max)
         }
     }
 }
@@ -52,11 +62,12 @@ impl<D: BlockDecoder> StreamDecoder for WholeStream<D> {
             }
             let mut plain = vec![0; self.plain_len];
             let n = self.decoder.decode(&self.encoded, &mut plain)?;
-            if n != self.plain_len {
+            if self.exact && n != self.plain_len {
                 return Err(CodecError::damage(
                     "a block decodes to another length than it states",
                 ));
             }
+            plain.truncate(n);
             self.encoded = Vec::new();
             self.plain = Some(plain);
         }
@@ -70,7 +81,7 @@ impl<D: BlockDecoder> StreamDecoder for WholeStream<D> {
         Ok(Step {
             consumed,
             produced,
-            ended: self.put_out == self.plain_len,
+            ended: self.put_out == plain.len(),
         })
     }
 }

@@ -29,6 +29,9 @@ const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 pub const WINDOW_LEN_MAX: u64 = 128 << 20;
 /// Memory of a stream decoder beside its window: two blocks of at most 128 KiB, and tables.
 const STREAM_MEMORY: u64 = 512 << 10;
+/// Most plain bytes of a block (RFC 8878, section 3.1.1.2.4).
+const BLOCK_LEN_MAX: u64 = 128 << 10;
+
 fn library(code: usize) -> &'static str {
     zstd_safe::get_error_name(code)
 }
@@ -166,10 +169,12 @@ struct Head {
 }
 
 impl Head {
-    fn unit(self) -> Unit {
+    /// With so many blocks, or so many so far.
+    fn unit(self, blocks: u64) -> Unit {
         Unit {
             encoded_len: None,
             plain_len: self.content_size,
+            plain_bound: Some(blocks.saturating_mul(self.window_len.min(BLOCK_LEN_MAX))),
             // What is shorter than the window needs no more than its own length.
             stream_memory: (self.window_len)
                 .min(self.content_size.unwrap_or(u64::MAX))
@@ -240,8 +245,12 @@ pub struct ZstdSplitter {
     head: Vec<u8>,
     state: Scan,
     frame: Option<Head>,
+    /// Its blocks so far.
+    blocks: u64,
     /// Bytes of the current frame that were looked at.
     seen: u64,
+    /// There was something at all.
+    begun: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -261,6 +270,7 @@ impl Splitter for ZstdSplitter {
     fn feed(&mut self, bytes: &[u8]) -> Result<Split, CodecError> {
         let mut at = 0;
         let before = self.seen;
+        self.begun = true;
         loop {
             self.seen = before + at as u64;
             match self.state {
@@ -294,6 +304,7 @@ impl Splitter for ZstdSplitter {
                                 .at(before + at as u64));
                         }
                     };
+                    self.blocks += 1;
                     self.state = Scan::Skip(len, last);
                 }
                 Scan::Skip(left, last) => {
@@ -320,17 +331,23 @@ impl Splitter for ZstdSplitter {
                     self.state = Scan::Head;
                     self.seen = 0;
                     let frame = self.frame.take().unwrap_or_default();
-                    return Ok(Split::Unit(at, frame.unit()));
+                    return Ok(Split::Unit(at, frame.unit(self.blocks)));
                 }
             }
         }
     }
 
     fn under_way(&self) -> Option<Unit> {
-        self.frame.map(Head::unit)
+        self.frame.map(|frame| frame.unit(self.blocks))
     }
 
     fn finish(&mut self) -> Result<Option<Unit>, CodecError> {
+        // r[codec.zstd.empty]
+        if !self.begun {
+            return Err(CodecError::cut(
+                "zstd: no frame at all, not even an empty one",
+            ));
+        }
         if self.head.is_empty() && self.state == Scan::Head {
             Ok(None)
         } else {
@@ -431,6 +448,7 @@ impl ZstdSplitter {
                 "zstd: a frame asks for a window of {window_len} bytes, the limit is {WINDOW_LEN_MAX}"
             )));
         }
+        self.blocks = 0;
         self.frame = Some(Head {
             content_size,
             window_len,

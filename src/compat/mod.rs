@@ -6,6 +6,7 @@
 pub mod grammar;
 
 mod fifo;
+mod hints;
 mod key;
 mod names;
 mod stream;

@@ -16,12 +16,13 @@ use crate::base::units::ByteCount;
 use crate::codec::{Decoders, decompressors};
 use crate::compat::fifo::Fifos;
 use crate::compat::grammar::{Action, Opt, Row, Show};
+use crate::compat::hints::error_lines;
 use crate::compat::key::{ALGORITHMS, KeySource};
 use crate::compat::names;
 use crate::compat::voice::{FileLine, Voice};
 use crate::compat::{Started, start};
 use crate::crypt::xbcrypt::XbcryptDecoder;
-use crate::front::lines::{error_lines, tell};
+use crate::front::lines::tell;
 use crate::front::{self, Exit};
 use crate::pipeline::budget::{MEMORY_DEFAULT, default_lanes};
 use crate::pipeline::dir_sink::{DirOptions, DirSink, Ways};
@@ -279,7 +280,7 @@ pub(super) fn run(dialect: &'static Dialect, args: &[OsString]) -> Exit {
     match done {
         Ok(()) => Exit::DONE,
         Err(error) => {
-            for line in error_lines(dialect.name, &error) {
+            for line in error_lines(dialect.name, &dialect.rows(), &[], &error) {
                 tell(&line);
             }
             Exit::FAILED

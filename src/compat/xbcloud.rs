@@ -14,9 +14,10 @@ use crate::base::run::Run;
 use crate::base::units::ByteCount;
 use crate::compat::fifo::Fifos;
 use crate::compat::grammar::{self, Action, Opt, Row, Show};
+use crate::compat::hints::error_lines;
 use crate::compat::voice::Voice;
 use crate::compat::{Started, start};
-use crate::front::lines::{error_lines, tell};
+use crate::front::lines::tell;
 use crate::front::{self, Exit};
 use crate::pipeline::budget::MEMORY_DEFAULT;
 use crate::pipeline::input::Input;
@@ -437,10 +438,13 @@ pub(super) fn run(args: &[OsString]) -> Exit {
 }
 
 fn failed(error: &Error) -> Exit {
-    for line in error_lines(NAME, error) {
-        // The store's hints name the options of the native verbs.
-        let line = line.replace("--endpoint-url", "--s3-endpoint");
-        tell(&line.replace("--region", "--s3-region"));
+    // The store's hints name the options of the native verbs.
+    let names = [
+        ("--endpoint-url", "--s3-endpoint"),
+        ("--region", "--s3-region"),
+    ];
+    for line in error_lines(NAME, &rows(), &names, error) {
+        tell(&line);
     }
     Exit::FAILED
 }

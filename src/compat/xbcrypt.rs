@@ -17,12 +17,13 @@ use crate::base::run::Run;
 use crate::base::units::ByteCount;
 use crate::codec::{Decoders, Encoders};
 use crate::compat::grammar::{Action, Opt, Row, Show};
+use crate::compat::hints::error_lines;
 use crate::compat::key::{ALGORITHMS, KeySource};
 use crate::compat::voice::Voice;
 use crate::compat::{Started, start};
 use crate::crypt::xbcrypt::chunk::{CHUNK_LEN_DEFAULT, CHUNK_LEN_MAX, CHUNK_LEN_MIN};
 use crate::crypt::xbcrypt::{SUFFIX, XbcryptDecoder, XbcryptEncoder};
-use crate::front::lines::{error_lines, tell};
+use crate::front::lines::tell;
 use crate::front::{self, Exit};
 use crate::pipeline::budget::{Budget, MEMORY_DEFAULT};
 use crate::pipeline::encode::encode_through;
@@ -149,7 +150,7 @@ pub(super) fn run(args: &[OsString]) -> Exit {
             Exit::DONE
         }
         Err(error) => {
-            for line in error_lines(NAME, &error) {
+            for line in error_lines(NAME, &rows(), &[], &error) {
                 tell(&line);
             }
             Exit::FAILED

@@ -50,8 +50,8 @@ pub struct ChunkLimits {
 const READ_AHEAD_BUFS_MAX: usize = 4;
 
 /// Least memory for units that came in part and for stream decoders, part of the overhead where `--memory` has no room for
-/// it: two windows of any zstd level up to 19.
-const ALLOWANCE_MIN: u64 = 18 * MIB;
+/// it: two windows of any zstd level up to 19. What there is beyond it may be lent for whole large units.
+pub const ALLOWANCE_MIN: u64 = 18 * MIB;
 
 /// What one transform may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,9 +168,10 @@ impl Budget {
         let input_bufs = (bytes / 2 / FRAME_LEN).min(READ_AHEAD_BUFS_MAX + lanes);
         let lanes = lanes.min(input_bufs - (input_bufs / 2).min(READ_AHEAD_BUFS_MAX));
         let output_bufs = bytes / 2 / FRAME_LEN;
-        // Files that were encoded twice are many or none, three times nearly never.
-        let second = output_bufs / 4;
-        let bufs: [usize; CHAIN_MAX] = [output_bufs - second - 1, second, 1];
+        // Files that were encoded twice are many or none, three times nearly never; large units wait for nothing but memory.
+        let second = (output_bufs / 8).max(1);
+        let large = output_bufs / 8;
+        let bufs: [usize; CHAIN_MAX] = [output_bufs - second - 1 - large, second, 1];
         let stages = bufs
             .map(|bufs| stage(FRAME_LEN, bufs, lanes, 0, 0))
             .to_vec();
@@ -181,7 +182,9 @@ impl Budget {
             input_buf_len: FRAME_LEN,
             input_bufs,
             stages,
-            allowance: (memory.0 / 2 - (input_bufs * FRAME_LEN) as u64).max(ALLOWANCE_MIN),
+            allowance: (memory.0 / 2 - (input_bufs * FRAME_LEN) as u64
+                + (large * FRAME_LEN) as u64)
+                .max(ALLOWANCE_MIN),
             chunk: chunk(
                 held,
                 lanes,

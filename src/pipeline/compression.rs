@@ -38,7 +38,7 @@ impl Compression {
 impl std::str::FromStr for Compression {
     type Err = Error;
 
-    /// `none`, `zstd`, `zstd:LEVEL`, `lz4` or `qpress`.
+    /// `none`, `zstd`, `zstd:LEVEL`, `lz4`, `qpress` or, which is the same, `quicklz`.
     fn from_str(text: &str) -> Result<Self> {
         let bad = || {
             Error::new(Kind::Usage, format!("{text:?} is not a compression")).hint(format!(
@@ -50,7 +50,8 @@ impl std::str::FromStr for Compression {
             None if text == "none" => Ok(Self::None),
             None if text == "zstd" => Ok(Self::Zstd(zstd::LEVEL_DEFAULT)),
             None if text == "lz4" => Ok(Self::Lz4),
-            None if text == "qpress" => Ok(Self::Qpress),
+            // As xtrabackup and mariadb-backup call it.
+            None if text == "qpress" || text == "quicklz" => Ok(Self::Qpress),
             Some(("zstd", level)) => {
                 let level = level.parse().map_err(|_| bad())?;
                 if (1..=zstd::LEVEL_MAX).contains(&level) {
@@ -61,5 +62,18 @@ impl std::str::FromStr for Compression {
             }
             _ => Err(bad()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_other_programs_are_known() {
+        let parse = |text: &str| text.parse::<Compression>().ok();
+        assert_eq!(parse("quicklz"), Some(Compression::Qpress));
+        assert_eq!(parse("qpress"), parse("quicklz"));
+        assert_eq!(parse("quicklz:1"), None);
     }
 }

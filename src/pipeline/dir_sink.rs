@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 
 use crate::base::error::{Error, Kind, Result};
-use crate::base::fsx::{self, Dir, EntryKind};
+use crate::base::fsx::{self, Dir, EntryKind, File};
 use crate::base::monitor::{Counters, Monitor};
 use crate::pipeline::sink::{Attributes, FileSink, Sink};
 use crate::pipeline::sparse::SparseFile;
@@ -174,10 +174,16 @@ impl Sink for DirSink {
             )
             .path(name));
         }
+        let kept = if resume && !attributes.rewrite {
+            Kept::open(&self.dir, &name)?
+        } else {
+            None
+        };
         Ok(Box::new(DirFile {
             sink: self,
             name,
             replace,
+            kept,
             small: Small::new(&self.small_total),
             large: None,
         }))
@@ -185,14 +191,13 @@ impl Sink for DirSink {
 
     fn has(&self, path: &ArchivePath, len: u64, crc: u32) -> Result<bool> {
         let name = path.as_path();
-        if !self.options.resume || !self.dir.exists(name)? {
+        if !self.options.resume {
             return Ok(false);
         }
-        let file = self.dir.open_file(name)?;
-        let stat = file.stat()?;
-        if stat.mode & 0o170_000 != 0o100_000 || stat.size != len {
-            return Ok(false);
-        }
+        let file = match Kept::open(&self.dir, name)? {
+            Some(kept) if kept.len == len => kept.file,
+            _ => return Ok(false),
+        };
         let mut sum = crc32fast::Hasher::new();
         let mut buf = vec![0; COMPARE_LEN];
         let mut position = 0;
@@ -251,6 +256,8 @@ struct DirFile<'s> {
     sink: &'s DirSink,
     name: PathBuf,
     replace: bool,
+    /// What is there already, while it is the same as what comes.
+    kept: Option<Kept>,
     /// Content so far while the file is small and contiguous.
     small: Small<'s>,
     large: Option<Large>,
@@ -301,6 +308,49 @@ struct Large {
     partial: PathBuf,
 }
 
+/// A file that an earlier run has left. What it should be is known only as it comes, so it is compared, and written again only from
+/// where it differs. `r[bad-input.resume]`
+struct Kept {
+    file: File,
+    len: u64,
+    /// So many of its first bytes are right.
+    same: u64,
+}
+
+impl Kept {
+    /// The regular file of that name, if there is one.
+    fn open(dir: &Dir, name: &Path) -> Result<Option<Self>> {
+        if !dir.exists(name)? {
+            return Ok(None);
+        }
+        let file = dir.open_file(name)?;
+        let stat = file.stat()?;
+        let regular = stat.mode & 0o170_000 == 0o100_000;
+        Ok(regular.then_some(Self {
+            file,
+            len: stat.size,
+            same: 0,
+        }))
+    }
+
+    /// Whether its next bytes are these.
+    fn goes_on(&mut self, offset: u64, data: &[u8]) -> Result<bool> {
+        if offset != self.same || self.len - self.same < data.len() as u64 {
+            return Ok(false);
+        }
+        let mut buf = vec![0; data.len().min(COMPARE_LEN)];
+        for piece in data.chunks(COMPARE_LEN) {
+            let found = buf.get_mut(..piece.len()).unwrap_or_default();
+            let n = self.file.read_at(found, self.same)?;
+            if n < piece.len() || found != piece {
+                return Ok(false);
+            }
+            self.same += piece.len() as u64;
+        }
+        Ok(true)
+    }
+}
+
 impl DirFile<'_> {
     /// The open file, created now under its partial name if this is the first time.
     fn large(&mut self) -> Result<&mut Large> {
@@ -326,8 +376,38 @@ impl DirFile<'_> {
     }
 }
 
+impl DirFile<'_> {
+    /// What is there is not what should be: the new file begins with what is right of it.
+    fn differ(&mut self) -> Result<()> {
+        let Some(kept) = self.kept.take() else {
+            return Ok(());
+        };
+        let mut buf = vec![0; COMPARE_LEN];
+        let mut done = 0;
+        while done < kept.same {
+            let n = usize::try_from(kept.same - done)
+                .unwrap_or(usize::MAX)
+                .min(buf.len());
+            let piece = buf.get_mut(..n).unwrap_or_default();
+            kept.file.read_exact_at(piece, done)?;
+            let sink = self.sink;
+            sink.count(self.large()?.file.data(piece, done)?);
+            done += n as u64;
+        }
+        Ok(())
+    }
+}
+
 impl FileSink for DirFile<'_> {
     fn data(&mut self, offset: u64, data: Bytes) -> Result<()> {
+        if let Some(kept) = &mut self.kept {
+            let before = kept.same;
+            if kept.goes_on(offset, &data)? {
+                return Ok(());
+            }
+            kept.same = before;
+            self.differ()?;
+        }
         let contiguous = offset == self.small.bytes.len() as u64 && self.large.is_none();
         if contiguous && self.small.push(&data) {
             return Ok(());
@@ -338,12 +418,14 @@ impl FileSink for DirFile<'_> {
     }
 
     fn hole(&mut self, offset: u64, len: u64) -> Result<()> {
+        self.differ()?;
         let sink = self.sink;
         sink.count(self.large()?.file.hole(offset, len)?);
         Ok(())
     }
 
     fn part(&mut self, offset: u64, len: u64) -> Result<Option<Box<dyn FileSink>>> {
+        self.differ()?;
         let monitor = Arc::clone(&self.sink.monitor);
         let file = &mut self.large()?.file;
         if !file.knows_its_holes() {
@@ -354,6 +436,10 @@ impl FileSink for DirFile<'_> {
     }
 
     fn close(mut self: Box<Self>) -> Result<()> {
+        match &self.kept {
+            Some(kept) if kept.same == kept.len => return Ok(()),
+            _ => self.differ()?,
+        }
         let dir = &self.sink.dir;
         if self.replace && dir.exists(&self.name)? {
             // The old file stays until the new one is whole.

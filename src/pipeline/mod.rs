@@ -4,6 +4,7 @@
 //! a sink. Threads belong to sources (lanes), to the codec pool and to the one writer of an archive; everything between is
 //! plain calls. Order is kept within a file; files interleave.
 
+mod allowance;
 pub mod archive_sink;
 pub mod budget;
 pub mod compression;

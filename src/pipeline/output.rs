@@ -111,7 +111,7 @@ impl Output {
                 if fsx::exists(&path)? {
                     return Err(Error::new(Kind::Failed, "target exists")
                         .path(&path)
-                        .hint("choose another name, or remove the old archive first"));
+                        .hint("choose another name, or remove that file first"));
                 }
                 let mut partial = path.as_os_str().to_owned();
                 partial.push(".xbpipe-partial");
@@ -179,7 +179,7 @@ impl Output {
         self.queue.settle(&self.cancel)
     }
 
-    /// Waits until everything is written; a file is then synced and gets its name. Returns bytes written.
+    /// Waits until everything is written; a file is then synced and gets its name. Returns bytes written. `r[xbstream.writer.durable]`
     pub fn finish(self) -> Result<u64> {
         self.queue.hang_up();
         let finished = loop {

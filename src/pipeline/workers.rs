@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::base::cancel::Cancel;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::pool::{Buf, BufPool};
-use crate::codec::{CodecError, Contexts, Fault};
+use crate::codec::{CodecError, Content, ContentEnd, Contexts, Fault};
 use crate::pipeline::budget::StageBudget;
 use crate::pipeline::sink::FileSink;
 
@@ -48,17 +48,15 @@ impl Workers {
         })
     }
 
-    /// Hands a job to the pool; its result comes out of the channel.
+    /// Hands a job to the pool; what it makes, at most so many messages, comes out of the channel.
     fn submit(
         &self,
-        job: impl FnOnce(&mut Contexts) -> Result<Bytes> + Send + 'static,
-    ) -> Result<Receiver<Result<Bytes>>> {
+        messages: usize,
+        job: impl FnOnce(&mut Contexts, &Sender<Made>) + Send + 'static,
+    ) -> Result<Receiver<Made>> {
         let gone = || Error::new(Kind::Failed, "the codec threads are gone");
-        let (reply, result) = bounded(1);
-        let job: Job = Box::new(move |contexts| {
-            // Nobody waits for the result any more once its file was given up.
-            reply.send(job(contexts)).ok();
-        });
+        let (reply, result) = bounded(messages);
+        let job: Job = Box::new(move |contexts| job(contexts, &reply));
         self.jobs
             .as_ref()
             .ok_or_else(gone)?
@@ -67,6 +65,20 @@ impl Workers {
         Ok(result)
     }
 }
+
+/// What a job makes. Nobody waits for it any more once its file was given up, so that it cannot be sent is no error.
+enum Made {
+    /// More will follow.
+    Part(Bytes),
+    /// The last of it, or why there is no more.
+    Last(Result<Bytes>),
+    /// The job found no buffer for the rest.
+    Rest(Rest),
+}
+
+/// Makes the next bytes: fills a buffer and says how far, and whether that was all. A job that was begun by a codec thread is done
+/// to its end by whoever waits for it if there are no buffers: that one may use a spare one.
+pub(super) type Rest = Box<dyn FnMut(&mut [u8]) -> Result<(usize, bool)> + Send>;
 
 impl Drop for Workers {
     fn drop(&mut self) {
@@ -116,8 +128,11 @@ impl<'a> Stage<'a> {
         job: impl FnOnce(&mut Contexts, Buf) -> Result<Bytes> + Send + 'static,
     ) -> Result<()> {
         let (buf, spare) = self.buffer(file)?;
-        let result = self.workers.submit(move |contexts| job(contexts, buf))?;
-        file.results.push_back((file.frame.take(), result));
+        let result = (self.workers).submit(1, move |contexts, reply| {
+            reply.send(Made::Last(job(contexts, buf))).ok();
+        })?;
+        let frame = file.frame.take();
+        file.queue.push_back(Queued::Job(frame, result));
         if spare { file.flush() } else { Ok(()) }
     }
 
@@ -136,11 +151,60 @@ impl<'a> Stage<'a> {
         if spare { file.flush() } else { Ok(()) }
     }
 
-    /// An output buffer, and whether it is a spare one.
-    fn buffer(&self, file: &mut InOrder<'_>) -> Result<(Buf, bool)> {
-        while file.results.len() >= self.workers.threads.len() * 2 {
+    /// Whether there are buffers for results that wait for their turn.
+    pub(super) fn has_output(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// Sends a job of `file` through the codec threads that makes as many buffers as there are, one after another.
+    pub(super) fn run_parts(&self, file: &mut InOrder<'_>, mut make: Rest) -> Result<()> {
+        self.make_room(file)?;
+        let Some(output) = self.output.clone() else {
+            let failed = "no buffers for a job of several parts";
+            return Err(Error::new(Kind::Failed, failed));
+        };
+        let bufs = Bufs {
+            output: output.clone(),
+            spare: self.spare.clone(),
+            cancel: self.cancel.clone(),
+        };
+        // All buffers may become parts, and one message is the last.
+        let messages = output.count() + 1;
+        let result = self.workers.submit(messages, move |_, reply| {
+            for _ in 1..messages {
+                let Some(mut buf) = output.try_get() else {
+                    break;
+                };
+                let last = match make(&mut buf) {
+                    Ok((n, false)) => match reply.send(Made::Part(buf.freeze(n))) {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                    Ok((n, true)) => Ok(buf.freeze(n)),
+                    Err(error) => Err(error),
+                };
+                // What it holds is given back before anybody hears that it is done.
+                drop(make);
+                reply.send(Made::Last(last)).ok();
+                return;
+            }
+            reply.send(Made::Rest(make)).ok();
+        })?;
+        let frame = file.frame.take();
+        file.queue.push_back(Queued::Parts(frame, result, bufs));
+        Ok(())
+    }
+
+    fn make_room(&self, file: &mut InOrder<'_>) -> Result<()> {
+        while file.queue.len() >= self.workers.threads.len() * 2 {
             file.write_oldest()?;
         }
+        Ok(())
+    }
+
+    /// An output buffer, and whether it is a spare one.
+    fn buffer(&self, file: &mut InOrder<'_>) -> Result<(Buf, bool)> {
+        self.make_room(file)?;
         let shared = || self.output.as_ref().and_then(BufPool::try_get);
         loop {
             if let Some(buf) = shared() {
@@ -157,41 +221,135 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// What stands in the way of a file, in its order.
+enum Queued {
+    /// A job, and where the content of the independent frame that it makes begins.
+    Job(Option<u64>, Receiver<Made>),
+    /// The same of several parts, and where whoever goes on with it takes buffers from.
+    Parts(Option<u64>, Receiver<Made>, Bufs),
+    Begin(Content),
+    End(ContentEnd, Refuse),
+}
+
+/// The buffers of a stage.
+struct Bufs {
+    output: BufPool,
+    spare: BufPool,
+    cancel: Cancel,
+}
+
+/// Tells what content that is not as it should be means for its file.
+type Refuse = Box<dyn FnOnce(CodecError) -> Error + Send>;
+
 /// One file on its way: results of its jobs, in the order in which they were handed in, and where they go.
 pub(super) struct InOrder<'s> {
     pub(super) inner: Box<dyn FileSink + 's>,
-    results: VecDeque<(Option<u64>, Receiver<Result<Bytes>>)>,
+    queue: VecDeque<Queued>,
     /// The next job makes an independent frame, whose content begins here in the file.
     frame: Option<u64>,
     written: u64,
+    /// What passes is counted.
+    content: Option<Content>,
 }
 
 impl<'s> InOrder<'s> {
     pub(super) fn new(inner: Box<dyn FileSink + 's>) -> Self {
         Self {
             inner,
-            results: VecDeque::new(),
+            queue: VecDeque::new(),
             frame: None,
             written: 0,
+            content: None,
         }
     }
 
-    /// Passes the oldest result on; `false` when there is none.
-    fn write_oldest(&mut self) -> Result<bool> {
-        let Some((frame, result)) = self.results.pop_front() else {
+    /// Passes the oldest result on, however long that takes; `false` when there is none.
+    pub(super) fn write_oldest(&mut self) -> Result<bool> {
+        let Some(oldest) = self.queue.pop_front() else {
             return Ok(false);
         };
-        if let Some(plain) = frame {
-            self.inner.frame(plain)?;
+        match oldest {
+            Queued::Job(frame, result) => {
+                self.frame_at(frame)?;
+                self.take(&result, None)
+            }
+            Queued::Parts(frame, result, bufs) => {
+                self.frame_at(frame)?;
+                self.take(&result, Some(bufs))
+            }
+            Queued::Begin(content) => {
+                self.content = Some(content);
+                Ok(true)
+            }
+            Queued::End(end, refuse) => {
+                let content = self.content.take();
+                let checked = content.map_or(Ok(()), |content| end.check(&content));
+                checked.map(|()| true).map_err(refuse)
+            }
         }
-        let bytes = result.recv().unwrap_or_else(|_| {
-            Err(Error::new(
-                Kind::Failed,
-                "a codec thread panicked while it worked on this file",
-            ))
-        })?;
-        self.write(bytes)?;
-        Ok(true)
+    }
+
+    fn frame_at(&mut self, frame: Option<u64>) -> Result<()> {
+        match frame {
+            Some(plain) => self.inner.frame(plain),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes on all that one job makes.
+    fn take(&mut self, result: &Receiver<Made>, bufs: Option<Bufs>) -> Result<bool> {
+        loop {
+            match (result.recv(), &bufs) {
+                (Ok(Made::Part(part)), _) => self.write(part)?,
+                (Ok(Made::Last(last)), _) => {
+                    self.write(last?)?;
+                    return Ok(true);
+                }
+                (Ok(Made::Rest(rest)), Some(bufs)) => {
+                    self.go_on(rest, bufs)?;
+                    return Ok(true);
+                }
+                (Ok(Made::Rest(_)) | Err(_), _) => return Err(panicked()),
+            }
+        }
+    }
+
+    /// Does the rest of a job that found no buffers.
+    fn go_on(&mut self, mut make: Rest, bufs: &Bufs) -> Result<()> {
+        loop {
+            let (mut buf, spare) = match bufs.output.try_get() {
+                Some(buf) => (buf, false),
+                None => {
+                    self.inner.flush()?;
+                    match bufs.output.try_get() {
+                        Some(buf) => (buf, false),
+                        None => (bufs.spare.get(&bufs.cancel)?, true),
+                    }
+                }
+            };
+            let (n, ended) = make(&mut buf)?;
+            self.write(buf.freeze(n))?;
+            if spare {
+                self.inner.flush()?;
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What comes from the next jobs is counted as `content`.
+    pub(super) fn content_begins(&mut self, content: Content) {
+        self.queue.push_back(Queued::Begin(content));
+    }
+
+    /// What was counted must be this.
+    pub(super) fn content_ends(
+        &mut self,
+        end: ContentEnd,
+        refuse: impl FnOnce(CodecError) -> Error + Send + 'static,
+    ) {
+        self.queue.push_back(Queued::End(end, Box::new(refuse)));
     }
 
     /// What the next job makes is an independent frame, whose content begins at `plain` in the file.
@@ -214,6 +372,9 @@ impl<'s> InOrder<'s> {
     /// Bytes that are ready, behind all results that were passed on.
     pub(super) fn write(&mut self, bytes: Bytes) -> Result<()> {
         let len = bytes.len() as u64;
+        if let Some(content) = &mut self.content {
+            content.update(&bytes);
+        }
         if len > 0 {
             self.inner.data(self.written, bytes)?;
         }
@@ -226,6 +387,13 @@ impl<'s> InOrder<'s> {
         self.drain()?;
         self.inner.close()
     }
+}
+
+fn panicked() -> Error {
+    Error::new(
+        Kind::Failed,
+        "a codec thread panicked while it worked on this file",
+    )
 }
 
 /// Folds an error of a codec about `path`; `base` is where its unit begins in the encoded file.

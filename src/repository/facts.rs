@@ -137,6 +137,8 @@ fn plain(name: &str, kept: &Kept) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     // Where the unit at hand begins, and how far it was looked at.
     let (mut begin, mut seen) = (0, 0);
+    // What is counted, and where it begins in `out`.
+    let mut counted = None;
     while seen < kept.bytes.len() {
         match splitter.feed(kept.bytes.get(seen..)?).ok()? {
             Split::More => seen = kept.bytes.len(),
@@ -146,6 +148,18 @@ fn plain(name: &str, kept: &Kept) -> Option<Vec<u8>> {
                 begin = seen;
             }
             Split::Skip(len) => {
+                seen += len;
+                begin = seen;
+            }
+            Split::Begin(len, content) => {
+                counted = Some((content, out.len()));
+                seen += len;
+                begin = seen;
+            }
+            Split::End(len, end) => {
+                let (mut content, from) = counted.take()?;
+                content.update(out.get(from..)?);
+                end.check(&content).ok()?;
                 seen += len;
                 begin = seen;
             }

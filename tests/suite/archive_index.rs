@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use xbpipe::archive::cat::cat;
+use xbpipe::archive::extract::{ExtractOptions, extract};
 use xbpipe::archive::list::list;
 use xbpipe::archive::quick::verify_quick;
 use xbpipe::archive::verify::verify;
@@ -13,6 +15,7 @@ use xbpipe::base::cancel::Cancel;
 use xbpipe::base::monitor::{Collector, Counters, Monitor};
 use xbpipe::base::run::Run;
 use xbpipe::base::units::ByteCount;
+use xbpipe::pipeline::dir_sink::DirOptions;
 use xbpipe::pipeline::select::Selection;
 use xbpipe::xbstream::{ArchivePath, encode};
 
@@ -218,6 +221,43 @@ fn of_twenty_gigabytes_only_what_is_needed_is_read() {
         "quick: {reads} of {bytes}"
     );
 
+    let target = dir.path().join("counted");
+    let extracting = ExtractOptions {
+        read: options(&archive, Access::Members),
+        directory: target.clone(),
+        selection: names(&["db/small"]),
+        strip_components: 0,
+        dir: DirOptions {
+            overwrite: false,
+            resume: false,
+            sync: false,
+        },
+    };
+    let (extracted, reads, bytes) = counted(|run| extract(&extracting, run).unwrap());
+    assert_eq!(extracted.files, 1);
+    assert_same(&read_tree(&target), &files([("db/small", &small[..])]));
+    assert!(
+        reads < 60 && bytes < 6 << 20,
+        "extract: {reads} reads of {bytes}"
+    );
+
+    // What this writes to its standard output is caught by a process of its own: this one, told so by its environment.
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    alone
+        .args(["--exact", "archive_index::cat_alone", "--nocapture"])
+        .env(ALONE, &archive);
+    let done = run(alone, b"").expect(0);
+    let content = done.out.windows(small.len()).any(|w| w == small);
+    assert!(content, "{}", done.err);
+    let counts: Vec<u64> = (done.err.lines())
+        .find_map(|line| line.strip_prefix("counted "))
+        .unwrap_or_else(|| panic!("{}", done.err))
+        .split(' ')
+        .map(|n| n.parse().unwrap())
+        .collect();
+    assert!(counts[0] > 0 && counts[0] < 60, "cat: {counts:?}");
+    assert!(counts[1] < 6 << 20, "cat: {counts:?}");
+
     // From the command line, too.
     let child = xbpipe(["cat"])
         .arg(&archive)
@@ -230,6 +270,23 @@ fn of_twenty_gigabytes_only_what_is_needed_is_read() {
     let target = dir.path().join("target");
     extract_file(&archive, &target, &["*mall"]).expect(0);
     assert_same(&read_tree(&target), &files([("db/small", &small[..])]));
+}
+
+/// Names the archive of which [`cat_alone`] writes a member.
+const ALONE: &str = "XBPIPE_TEST_CAT";
+
+/// Half of a test: `cat` with its reads counted.
+#[test]
+fn cat_alone() {
+    let Some(archive) = std::env::var_os(ALONE) else {
+        return;
+    };
+    let read = options(Path::new(&archive), Access::InOrder);
+    let (done, reads, bytes) =
+        counted(|run| cat(&read, &names(&["db/small"]), std::env::temp_dir(), run).unwrap());
+    assert_eq!(done.files, 1);
+    let line = format!("counted {reads} {bytes}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 fn extract_file(archive: &Path, target: &Path, arguments: &[&str]) -> Done {

@@ -593,3 +593,22 @@ fn holes_travel_as_sparse_chunks_on_request() {
     let both = xbpipe(["create", "--sparse", "--compress", "lz4", "."]);
     run(both, b"").expect(2);
 }
+
+/// No bytes at all: what the programs of each format say of that, we say. r[codec.zstd.empty]
+#[test]
+fn a_member_of_no_bytes_is_what_its_program_takes_it_for() {
+    for (suffix, program, package) in [(".zst", "zstd", "zstd"), (".lz4", "lz4", "lz4")] {
+        let mut theirs = Command::new(need(program, package));
+        theirs.arg("-dc");
+        let accepted = run(theirs, b"").status == 0;
+        assert_eq!(accepted, suffix == ".lz4");
+        let archive = Chunks::new().end(&format!("t{suffix}")).0;
+        let status = if accepted { 0 } else { 3 };
+        run(xbpipe(["verify", "--decompress"]), &archive).expect(status);
+        run(xbpipe(["verify"]), &archive).expect(0);
+    }
+    // There is no program qpress here; its format has a head and a trailer.
+    let archive = Chunks::new().end("t.qp").0;
+    let done = run(xbpipe(["verify", "--decompress"]), &archive).expect(3);
+    assert!(done.text().contains("t.qp: "), "{}", done.text());
+}

@@ -9,7 +9,7 @@ use xbpipe::compat::FRONT_ENDS;
 
 use crate::cli_contract::table;
 use crate::tool::{
-    Chunks, assert_same, files, finish, noise, pipe, read_tree, run, scratch, split_chunks,
+    Chunks, assert_same, files, finish, need, noise, pipe, read_tree, run, scratch, split_chunks,
     write_tree, xbpipe,
 };
 use crate::vec_file::{files_below, root, text};
@@ -457,5 +457,71 @@ fn a_fifo_that_fails_fails_the_run() {
     ] {
         let line = extract(&parts);
         assert!(line.contains(said), "{line}");
+    }
+}
+
+/// A remedy is of use only where its options exist: every failure of every front end that comes with one.
+#[test]
+fn hints_name_only_options_of_that_program() {
+    let root = scratch();
+    let dir = root.path();
+    write_tree(
+        dir,
+        &files([("t1", &b"here already"[..]), ("key", b"0123456789abcdef")]),
+    );
+    let archive = Chunks::new().file("t1", b"hello").0;
+    let wide = {
+        // A window that no old name has memory for.
+        let mut zstd = Command::new(need("zstd", "zstd"));
+        zstd.args(["-q", "-c", "--long=27", "--no-content-size"]);
+        let long = noise(1 << 20, 3).repeat(130);
+        let packed = run(zstd, &long).expect(0).out;
+        Chunks::new().file("w.zst", &packed).0
+    };
+    let cases: [(&str, &[&str], &[u8], &str); 7] = [
+        (
+            "mbstream",
+            &["-x"],
+            &archive,
+            "choose an empty target directory",
+        ),
+        (
+            "xbstream",
+            &["-x"],
+            &archive,
+            "choose an empty target directory",
+        ),
+        ("xbstream", &["-x", "--decompress"], &wide, "memory"),
+        (
+            "xbstream",
+            &["-x", "--decrypt=AES128"],
+            &archive,
+            "--encrypt-key-file",
+        ),
+        (
+            "xbcrypt",
+            &["-f", "key", "-o", "t1"],
+            b"x",
+            "remove that file first",
+        ),
+        ("xbcrypt", &["-a", "AES128"], b"x", "--encrypt-key-file"),
+        ("xbcloud", &["put", "x"], &archive, "--s3-bucket"),
+    ];
+    for (name, args, input, expected) in cases {
+        let front_end = FRONT_ENDS.iter().find(|f| f.name == name).unwrap();
+        let mut command = xbpipe::<&str>([]);
+        command.arg0(name).args(args).current_dir(dir);
+        command.env_clear();
+        let done = run(command, input).expect(1);
+        let hint = (done.err.lines())
+            .find_map(|line| line.strip_prefix(&format!("{name}: hint: ")))
+            .unwrap_or_else(|| panic!("{name} {args:?}: {}", done.err));
+        assert!(hint.contains(expected), "{name} {args:?}: {hint}");
+        let rows = (front_end.rows)();
+        for word in hint.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
+            let known = !word.starts_with("--") || rows.iter().any(|row| row.option == word);
+            assert!(known, "{name} has no {word}: {hint}");
+        }
+        assert!(!hint.contains("archive first"), "{hint}");
     }
 }

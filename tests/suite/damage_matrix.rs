@@ -201,6 +201,10 @@ impl<'s> Bench<'s> {
                         || (kind == Kind::Usage && way.access == Access::Resume);
                     let text = error.to_string();
                     assert!(known && !text.contains("panicked"), "{}", story(error));
+                    // What fails says where, or at least what. An archive that is read by its index only cannot be resumed
+                    // without one, and that is no place.
+                    let resume = kind == Kind::Usage;
+                    assert!(resume || says_where(&text), "{}", story(error));
                     if self.is_wrong_somewhere(&found) {
                         let row = (what.clone(), "failure");
                         self.wrong.entry(row).or_insert_with(|| story(error));
@@ -251,6 +255,13 @@ impl<'s> Bench<'s> {
             report.join("\n")
         );
     }
+}
+
+/// Whether an error has a byte offset, or names files.
+fn says_where(text: &str) -> bool {
+    ["at byte offset ", "damaged: ", "not whole: ", "\""]
+        .iter()
+        .any(|sign| text.contains(sign))
 }
 
 fn quiet() -> Run {

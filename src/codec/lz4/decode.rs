@@ -5,7 +5,10 @@ use std::hash::Hasher as _;
 use lz4_flex::block::{decompress_into, decompress_into_with_dict};
 use twox_hash::XxHash32;
 
-use super::super::{CodecError, Contexts, Decoder, Splitter, Step, StreamDecoder, UnitDecoder};
+use super::super::whole::{BlockDecoder, WholeStream};
+use super::super::{
+    CodecError, Contexts, Decoder, Splitter, Step, StreamDecoder, Unit, UnitDecoder,
+};
 use super::split::Lz4Splitter;
 use super::{Head, SUFFIX, WINDOW_LEN, word};
 
@@ -73,6 +76,77 @@ impl UnitDecoder for FrameDecoder {
             position: 0,
             hash: XxHash32::with_seed(0),
         }))
+    }
+}
+
+/// One block of a frame whose blocks are independent of each other: length word, data, checksum.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    head: Head,
+    len: usize,
+    stored: bool,
+}
+
+impl Block {
+    /// The block that this length word of a frame begins.
+    pub(super) fn new(head: Head, length: u32) -> Result<Self, CodecError> {
+        let (len, stored) = head.block(length)?;
+        Ok(Self { head, len, stored })
+    }
+
+    /// Bytes behind the length word.
+    pub(super) fn rest_len(&self) -> usize {
+        self.len + self.head.block_tail_len()
+    }
+
+    pub(super) fn unit(self) -> Unit {
+        let encoded_len = 4 + self.rest_len();
+        let plain_bound = if self.stored {
+            self.len
+        } else {
+            self.head.block_len_max
+        };
+        Unit {
+            encoded_len: Some(encoded_len as u64),
+            plain_len: None,
+            plain_bound: Some(plain_bound as u64),
+            stream_memory: (encoded_len + plain_bound) as u64,
+            decoder: Box::new(self),
+        }
+    }
+}
+
+impl BlockDecoder for Block {
+    fn decode(&self, encoded: &[u8], plain: &mut [u8]) -> Result<usize, CodecError> {
+        let block = encoded.get(4..).unwrap_or_default();
+        let (block, tail) = block
+            .split_at_checked(self.len)
+            .ok_or_else(|| CodecError::cut("the file ends inside an lz4 frame"))?;
+        check_block(&self.head, block, tail)?;
+        let max = plain.len().min(self.head.block_len_max);
+        let room = plain.get_mut(..max).unwrap_or_default();
+        decode_block(&self.head, block, self.stored, room, &[])
+    }
+}
+
+impl UnitDecoder for Block {
+    fn decode(
+        &self,
+        encoded: &[u8],
+        plain: &mut [u8],
+        _contexts: &mut Contexts,
+    ) -> Result<usize, CodecError> {
+        BlockDecoder::decode(self, encoded, plain)
+    }
+
+    fn stream(&self) -> Result<Box<dyn StreamDecoder>, CodecError> {
+        let unit = self.unit();
+        let len = |len: Option<u64>| len.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        Ok(Box::new(WholeStream::bounded(
+            *self,
+            len(unit.encoded_len),
+            len(unit.plain_bound),
+        )))
     }
 }
 
@@ -151,7 +225,7 @@ impl FrameStream {
             State::Head => self.head.len,
             State::Length => 4,
             State::Block { len, .. } => len + self.head.block_tail_len(),
-            State::Tail => 4 * usize::from(self.head.content_checksum),
+            State::Tail => self.head.tail_len(),
             State::Ended => 0,
         }
     }

@@ -29,6 +29,10 @@ const STORED: u32 = 1 << 31;
 /// (1204 written for 1024). `r[codec.lz4.defect.class]`
 pub const BLOCK_LEN_OLD_MAX: usize = 1204 << 10;
 
+/// Most content of a frame that is one unit though its blocks are independent of each other; those of a longer one are units.
+/// `r[codec.lz4.units]`
+const WHOLE_LEN_MAX: u64 = 1 << 20;
+
 /// Most bytes of a frame header: magic, flags, block class, content size, dictionary id, checksum.
 const HEAD_LEN_MAX: usize = 4 + 2 + 8 + 4 + 1;
 
@@ -121,6 +125,16 @@ impl Head {
             )));
         }
         Ok((len, stored))
+    }
+
+    /// Whether each block is a unit of its own, rather than the frame. `r[codec.lz4.units]`
+    fn has_block_units(&self) -> bool {
+        !self.linked && self.content_size.is_none_or(|n| n > WHOLE_LEN_MAX)
+    }
+
+    /// Bytes of checksum behind the end mark.
+    fn tail_len(&self) -> usize {
+        4 * usize::from(self.content_checksum)
     }
 
     /// Bytes of checksum behind each block.

@@ -1,7 +1,7 @@
-//! Finds the ends of frames without decoding them.
+//! Finds the ends of frames, and of the blocks of long ones, without decoding them. `r[codec.lz4.units]`
 
-use super::super::{CodecError, Split, Splitter, Unit};
-use super::decode::FrameDecoder;
+use super::super::{CodecError, Content, ContentEnd, Split, Splitter, Unit};
+use super::decode::{Block, FrameDecoder};
 use super::{HEAD_LEN_MAX, Head, HeadFound, LEGACY_MAGIC, MAGIC, SKIPPABLE_MAGIC, le, word};
 
 /// Follows frames through pieces of any size.
@@ -11,7 +11,9 @@ pub(super) struct Lz4Splitter {
     head: Vec<u8>,
     state: State,
     frame: Option<Head>,
-    /// Bytes of the current frame that were looked at.
+    /// The block that passes, when blocks are units.
+    block: Option<Block>,
+    /// Bytes of the current unit that were looked at.
     seen: u64,
 }
 
@@ -23,8 +25,8 @@ enum State {
     Block,
     /// Bytes left of the current block and its checksum.
     Skip(u64),
-    /// Bytes left of the content checksum.
-    Tail(u64),
+    /// In the content checksum.
+    Tail,
     /// Bytes left of a skippable frame.
     Skippable(u64),
 }
@@ -36,13 +38,16 @@ impl Splitter for Lz4Splitter {
         let split = self.step(bytes, &mut at, before)?;
         self.seen = match split {
             Split::More => before + at as u64,
-            Split::Unit(..) | Split::Skip(_) => 0,
+            Split::Unit(..) | Split::Skip(_) | Split::Begin(..) | Split::End(..) => 0,
         };
         Ok(split)
     }
 
     fn under_way(&self) -> Option<Unit> {
-        self.frame.map(unit)
+        match self.frame? {
+            frame if frame.has_block_units() => self.block.map(Block::unit),
+            frame => Some(unit(frame)),
+        }
     }
 
     fn finish(&mut self) -> Result<Option<Unit>, CodecError> {
@@ -58,6 +63,7 @@ fn unit(head: Head) -> Unit {
     Unit {
         encoded_len: None,
         plain_len: head.content_size,
+        plain_bound: None,
         stream_memory: head.stream_memory(),
         decoder: Box::new(FrameDecoder(head)),
     }
@@ -79,6 +85,10 @@ impl Lz4Splitter {
                             };
                             self.frame = Some(head);
                             self.state = State::Block;
+                            if head.has_block_units() {
+                                self.head.clear();
+                                return Ok(Split::Begin(*at, Content::new(head.content_checksum)));
+                            }
                         }
                         // r[codec.lz4.legacy]
                         LEGACY_MAGIC => {
@@ -117,11 +127,12 @@ impl Lz4Splitter {
                         return Err(CodecError::damage("not an lz4 frame"));
                     };
                     self.state = if word == 0 {
-                        State::Tail(4 * u64::from(frame.content_checksum))
+                        State::Tail
                     } else {
                         let here = before + *at as u64;
-                        let (len, _) = frame.block(word).map_err(|e| e.at(here))?;
-                        State::Skip((len + frame.block_tail_len()) as u64)
+                        let block = Block::new(frame, word).map_err(|e| e.at(here))?;
+                        self.block = Some(block);
+                        State::Skip(block.rest_len() as u64)
                     };
                 }
                 State::Skip(left) => {
@@ -131,18 +142,33 @@ impl Lz4Splitter {
                         return Ok(Split::More);
                     }
                     self.state = State::Block;
-                }
-                State::Tail(left) => {
-                    let left = skip(bytes, at, left);
-                    if left > 0 {
-                        self.state = State::Tail(left);
-                        return Ok(Split::More);
+                    if let (Some(frame), Some(block)) = (self.frame, self.block.take())
+                        && frame.has_block_units()
+                    {
+                        return Ok(Split::Unit(*at, block.unit()));
                     }
-                    self.state = State::Head;
-                    let Some(frame) = self.frame.take() else {
+                }
+                State::Tail => {
+                    let Some(frame) = self.frame else {
                         return Err(CodecError::damage("not an lz4 frame"));
                     };
-                    return Ok(Split::Unit(*at, unit(frame)));
+                    if !self.gather(bytes, at, frame.tail_len()) {
+                        return Ok(Split::More);
+                    }
+                    let checksum = frame.content_checksum.then(|| word(&self.head));
+                    self.head.clear();
+                    self.state = State::Head;
+                    self.frame = None;
+                    return Ok(if frame.has_block_units() {
+                        let end = ContentEnd {
+                            format: "lz4",
+                            size: frame.content_size,
+                            checksum,
+                        };
+                        Split::End(*at, end)
+                    } else {
+                        Split::Unit(*at, unit(frame))
+                    });
                 }
             }
         }

@@ -60,7 +60,7 @@ impl Splitter for QpressSplitter {
         };
         self.seen = match split {
             Split::More => before + at as u64,
-            Split::Unit(..) | Split::Skip(_) => 0,
+            Split::Unit(..) | Split::Skip(_) | Split::Begin(..) | Split::End(..) => 0,
         };
         Ok(split)
     }
@@ -103,6 +103,7 @@ fn unit(head: quicklz::Head) -> Unit {
     Unit {
         encoded_len: Some(encoded_len),
         plain_len: Some(head.plain_len as u64),
+        plain_bound: None,
         stream_memory: encoded_len + head.plain_len as u64,
         decoder: Box::new(Block(head)),
     }

@@ -185,6 +185,7 @@ impl AgeSplitter {
         Unit {
             encoded_len: Some(len as u64),
             plain_len: Some(len.saturating_sub(TAG_LEN) as u64),
+            plain_bound: None,
             stream_memory: SEALED_LEN as u64,
             decoder: Box::new(Chunk {
                 key: Arc::clone(key),

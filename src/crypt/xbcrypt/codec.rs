@@ -107,6 +107,7 @@ impl XbcryptSplitter {
         Unit {
             encoded_len: Some(head.len as u64 + head.payload_len),
             plain_len: Some(head.content_len()),
+            plain_bound: None,
             stream_memory: size_of::<Decryptor>() as u64,
             decoder: Box::new(Chunk(Arc::clone(&self.key))),
         }

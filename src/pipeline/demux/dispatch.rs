@@ -30,6 +30,8 @@ pub(super) enum Op {
     Chunk(u32, u32),
     Data(u32, u64, Bytes),
     Hole(u32, u64, u64),
+    /// Payload that was passed over and stands for what is there.
+    Passed(u32, u64, u64),
     ChunkEnd(u32, Box<ChunkHead>),
     /// A whole chunk that is still in the source.
     Far(u32, Box<FarChunk>),

@@ -149,14 +149,16 @@ impl<'s> Lane<'s> {
         };
         file.sink = None;
         let common = self.common;
+        // What is refused may be right: it is the end of the run unless that is to go on.
+        let goes_on = common.stop.is_none() && error.is_of_content();
         // Whoever hears of a run that was ended must not take it for a fault of the file.
-        let damaged = matches!(error.kind(), Kind::Checksum | Kind::Incomplete)
+        let finding = (goes_on || matches!(error.kind(), Kind::Checksum | Kind::Incomplete))
             && !common.cancel.is_cancelled();
         let mut results = common
             .results
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if damaged {
+        if finding {
             results.failed(&file.path, error);
             if let Some(stop) = common.stop {
                 stop.store(true, Ordering::Release);
@@ -207,12 +209,12 @@ impl<'s> Lane<'s> {
                 self.data(slot, offset, bytes);
                 self.load.fetch_sub(len, Ordering::Relaxed);
             }
-            Op::Hole(slot, offset, len) => {
-                self.reach(slot, offset, len);
-                let sink = self.files.get_mut(&slot).and_then(|f| f.sink.as_mut());
-                if let Some(Err(error)) = sink.map(|sink| sink.hole(offset, len)) {
-                    self.fail(slot, error);
+            Op::Hole(slot, offset, len) => self.hole(slot, offset, len),
+            Op::Passed(slot, offset, len) => {
+                if let Some(file) = self.files.get_mut(&slot) {
+                    file.payload_bytes += len;
                 }
+                self.hole(slot, offset, len);
             }
             Op::ChunkEnd(slot, head) => self.chunk_end(slot, &head),
             Op::Far(slot, chunk) => {
@@ -231,6 +233,14 @@ impl<'s> Lane<'s> {
                 self.load.fetch_sub(FILE_WEIGHT, Ordering::Relaxed);
             }
             Op::Barrier(_) => self.flush(),
+        }
+    }
+
+    fn hole(&mut self, slot: u32, offset: u64, len: u64) {
+        self.reach(slot, offset, len);
+        let sink = self.files.get_mut(&slot).and_then(|f| f.sink.as_mut());
+        if let Some(Err(error)) = sink.map(|sink| sink.hole(offset, len)) {
+            self.fail(slot, error);
         }
     }
 

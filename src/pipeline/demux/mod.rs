@@ -434,7 +434,7 @@ impl Reader<'_> {
             return Ok(false);
         };
         if self.structure_only && self.index.is_none() {
-            self.dispatch.send(lane, Op::Hole(slot, offset, len))?;
+            self.dispatch.send(lane, Op::Passed(slot, offset, len))?;
             return Ok(true);
         }
         let head = Head::Read { head: *head, begin };

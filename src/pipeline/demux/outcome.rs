@@ -16,6 +16,14 @@ pub struct Failure {
     pub error: Error,
 }
 
+impl Failure {
+    /// Whether it may be right, and cannot be told with what this run was given: a key, memory, a format that is not read.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.error.kind() == Kind::Failed
+    }
+}
+
 /// What is known about the end of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -87,8 +95,11 @@ impl Outcome {
         text.push_str(&format!("; files whole and verified: {}", self.files));
         self.incomplete
             .retain(|path| self.failures.iter().all(|f| f.path != *path));
+        let (refused, damaged): (Vec<&Failure>, Vec<&Failure>) =
+            self.failures.iter().partition(|f| f.is_refused());
         for (what, list) in [
-            ("damaged", listed(self.failures.iter().map(|f| &f.path))),
+            ("damaged", listed(damaged.iter().map(|f| &f.path))),
+            ("not decoded", listed(refused.iter().map(|f| &f.path))),
             ("not whole", listed(self.incomplete.iter())),
         ] {
             if let Some(list) = list {
