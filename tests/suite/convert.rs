@@ -550,7 +550,7 @@ fn stores_are_sources_and_targets() {
     let store = place.root.path().join("store");
     let at = |name: &str| format!("{}/{name}", store.display());
     let mut put = xbpipe(["put", &at("one")]);
-    put.args(["--memory", "64M"]);
+    put.args(["--memory", "64M", "--allow-unfinished"]);
     run(put, &place.mbstream()).expect(0);
     let out = convert_file(Path::new(&at("one")), &["--compress", "zstd"])
         .expect(0)
