@@ -43,7 +43,7 @@ s5="s5cmd --endpoint-url $ENDPOINT"
 ours="--endpoint-url $ENDPOINT"
 echo "store at $ENDPOINT${kept:+, which only keeps bytes}, $size"
 
-# clear: forgets what is stored, except what a measurement of downloads wants
+# clear: removes everything from the bucket, so that no run pays for what another has stored
 clear() {
     if [ -n "${kept:-}" ]; then
         curl -s -X DELETE "$ENDPOINT/-/" >/dev/null
