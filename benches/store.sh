@@ -2,7 +2,8 @@
 # Compares xbpipe with other clients of S3 stores: all in turn, data in memory, ratios run by run; CPU is that of the client alone.
 #
 #   benches/store.sh [RUNS]        all measurements; RUNS of each client, default 5
-#   ONLY=upload benches/store.sh   only those whose name contains the word: upload, download, restore, one-table
+#   ONLY=upload benches/store.sh   only those whose name contains the word: upload, download, restore, one-table,
+#                                  xbcloud
 #   ENDPOINT=http://127.0.0.1:PORT BUCKET=NAME SIZE=1G benches/store.sh
 #                                  a store that is there, instead of one that only keeps bytes; credentials from the environment
 #
@@ -95,6 +96,24 @@ if wanted upload || wanted download; then
             's5cmd cat' "$s5 cat s3://$BUCKET/b"
     fi
     rm -f "$work/large.xb"
+fi
+
+if wanted xbcloud; then
+    # Chunk by chunk an object: rclone copies the same objects, as many at a time, and writes them in the order that it likes.
+    cloud="$xb as xbcloud --no-defaults --storage=s3 --s3-endpoint=$ENDPOINT --s3-bucket=$BUCKET --s3-region=$AWS_REGION \
+        --s3-access-key=$AWS_ACCESS_KEY_ID --s3-secret-key=$AWS_SECRET_ACCESS_KEY --parallel=4"
+    mkdir "$work/large"
+    for i in 1 2; do head -c "$(($(numfmt --from=iec "$size") / 4))" /dev/urandom >"$work/large/file$i"; done
+    touch "$work/large/xtrabackup_tablespaces"
+    "$xb" create -q -C "$work/large" --chunk-size 10M --to "$work/large.xb" .
+    rm -rf "$work/large"
+    clear
+    $cloud put ours <"$work/large.xb" 2>/dev/null
+    rclone copy "r:$BUCKET/ours" "$work/chunks"
+    clients 'xbcloud get' none '' cat : "$cloud get ours" 'rclone cat' "rclone cat r:$BUCKET/ours"
+    clients 'xbcloud put' none '' '' clear \
+        "$cloud put b <$work/large.xb" 'rclone copy' "rclone copy --transfers 4 $work/chunks r:$BUCKET/b"
+    rm -rf "$work/large.xb" "$work/chunks"
 fi
 
 # rows FILE NUMBER: 100 MB of what databases hold: half text that repeats itself, half not

@@ -4,6 +4,7 @@
 
 pub mod codecs;
 pub mod crypt;
+pub mod texts;
 
 use bytes::Bytes;
 use xbpipe::xbstream::{

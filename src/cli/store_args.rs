@@ -17,6 +17,14 @@ use crate::store::{DirectoryStore, Policy, Rated, Retrying, Shared};
 /// Environment variable with the store, where `--store` is not given.
 const STORE_ENV: &str = "XBPIPE_STORE";
 
+/// As other clients of S3 know it.
+const CA_ENV: &str = "AWS_CA_BUNDLE";
+
+fn ca_bundle() -> Option<PathBuf> {
+    let path = std::env::var_os(CA_ENV).filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
+}
+
 /// Options about stores.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Store options")]
@@ -42,7 +50,7 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "WHERE", value_enum, default_value = "auto")]
     addressing: Addressing,
 
-    /// File with certificates to trust instead of the system's
+    /// File with certificates to trust instead of the system's [default: $AWS_CA_BUNDLE]
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
 
@@ -161,7 +169,7 @@ impl StoreArgs {
             },
             region: self.region.clone(),
             profile: self.profile.clone(),
-            ca_file: self.ca_file.clone(),
+            ca_file: self.ca_file.clone().or_else(ca_bundle),
             encryption: self.sse.as_deref().map(encryption).transpose()?,
             storage_class: self.storage_class.as_deref().map(StorageClass::from),
             tagging: tagging(&self.tags)?,

@@ -169,7 +169,7 @@ const OPTIONS: &[Opt<Settings>] = &[
     opt(
         "insecure",
         Action::Bool(|s, on| s.insecure = on),
-        "Taken with an endpoint that begins with http://. With any other it is refused: give --cacert.",
+        "Take any certificate: whoever answers may be anybody. --cacert is better.",
     ),
     opt(
         "cacert",
@@ -442,6 +442,7 @@ fn failed(error: &Error) -> Exit {
     let names = [
         ("--endpoint-url", "--s3-endpoint"),
         ("--region", "--s3-region"),
+        ("--ca-file", "--cacert"),
     ];
     for line in error_lines(NAME, &rows(), &names, error) {
         tell(&line);
@@ -558,13 +559,6 @@ impl Settings {
             };
             format!("{scheme}{}", endpoint.trim_end_matches('/'))
         });
-        // r[compat-xbcloud.insecure]
-        if self.insecure && !endpoint.as_ref().is_some_and(|e| e.starts_with("http://")) {
-            return Err(
-                usage("--insecure is refused: certificates are always verified")
-                    .hint("give the store's certificate with --cacert"),
-            );
-        }
         let key = (
             get(&service.access_key, "ACCESS_KEY_ID"),
             get(&service.secret_key, "SECRET_ACCESS_KEY"),
@@ -606,6 +600,7 @@ impl Settings {
             },
             access_key,
             ca_file: text(self.cacert.as_ref(), sets, "CA_BUNDLE", environment).map(PathBuf::from),
+            any_certificate: self.insecure,
             storage_class: class.clone(),
             small_storage_class: class,
             headers: headers.collect::<Result<_>>()?,

@@ -240,7 +240,7 @@ fn a_backup_laid_out_by_hand_is_read() {
     assert_eq!(keys(&server), ["old/f.1", "old/notes"]);
 }
 
-// r[compat-xbcloud.refused] r[compat-xbcloud.words] r[compat-xbcloud.insecure]
+// r[compat-xbcloud.refused] r[compat-xbcloud.words]
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     let keys = ["--no-defaults", "--s3-access-key=a", "--s3-secret-key=s"];
@@ -261,11 +261,6 @@ fn what_is_not_supported_is_refused_by_name() {
         (
             "put b --s3-bucket=b --s3-api-version=2",
             "--s3-api-version=2 is refused",
-        ),
-        ("put b --s3-bucket=b --insecure", "--insecure is refused"),
-        (
-            "put b --s3-bucket=b --insecure --s3-endpoint=https://h",
-            "--insecure is refused",
         ),
         ("put b", "no bucket is named"),
         ("put s3://b", "is no name for a backup"),

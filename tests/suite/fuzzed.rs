@@ -22,6 +22,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("crypt_roundtrip", targets::crypt::crypt_roundtrip),
     ("extract_sandbox", targets::extract_sandbox),
     ("quicklz_roundtrip", targets::codecs::quicklz_roundtrip),
+    ("texts_decode", targets::texts::texts_decode),
     ("xbcrypt_decode", targets::crypt::xbcrypt_decode),
     ("xbstream_decode", targets::xbstream_decode),
     ("xbstream_roundtrip", targets::xbstream_roundtrip),
@@ -130,6 +131,30 @@ fn seeds_of_encryption_are_the_vectors() {
                 "seed {path:?} is not its vector; UPDATE_SPEC=1 writes it"
             );
         }
+    }
+}
+
+/// The same for what a store holds beside archives.
+#[test]
+fn seeds_of_texts_are_the_vectors() {
+    let directory = root().join("fuzz/corpus/texts_decode");
+    for vector in load("repository").iter().filter(|v| v.bytes.len() <= 1024) {
+        let path = directory.join(&vector.name);
+        let kind = match vector.options[0].as_str() {
+            "index" => 1,
+            "manifest" => 2,
+            other => panic!("unknown option {other}"),
+        };
+        let bytes = [&[kind | (7 << 3)], vector.bytes.as_slice()].concat();
+        if update_spec() {
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let seed = std::fs::read(&path).unwrap_or_default();
+        assert!(
+            seed == bytes,
+            "seed {path:?} is not its vector; UPDATE_SPEC=1 writes it"
+        );
     }
 }
 

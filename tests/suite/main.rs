@@ -8,6 +8,8 @@
 
 #[path = "../support/backup.rs"]
 mod backup_support;
+#[path = "../support/certificate.rs"]
+mod certificate;
 #[path = "../support/client.rs"]
 mod client;
 #[path = "../support/cloud.rs"]
@@ -18,6 +20,8 @@ mod compare;
 mod ddl;
 #[path = "../support/fault_proxy.rs"]
 mod fault_proxy;
+#[path = "../support/http_server.rs"]
+mod http_server;
 #[path = "../support/job.rs"]
 mod job;
 #[path = "../support/raw_backup.rs"]
@@ -89,12 +93,14 @@ mod server_session;
 mod server_tls;
 mod spec;
 mod store_backups;
+mod store_commits;
 mod store_conformance;
 mod store_faults;
 mod store_live;
 mod store_options;
 mod store_outages;
 mod store_ranges;
+mod store_tls;
 mod support_server;
 mod tidy;
 mod vectors;

@@ -101,7 +101,7 @@ pub(crate) fn archive_of(tree: &Tree, compress: &str) -> Vec<u8> {
 }
 
 /// Several segments' worth of parts is tested elsewhere; this is several parts.
-fn sample() -> Tree {
+pub(crate) fn sample() -> Tree {
     let big = noise(23 << 20, 11);
     let second = noise(3 << 20, 12);
     let checkpoints: &[u8] =
@@ -567,59 +567,6 @@ fn pruning_keeps_what_it_is_told_to() {
     assert_eq!(run(command, b"").expect(0).out, backup(0, 10));
 }
 
-/// Whatever happens to the manifest while it is put, a backup that is listed is whole.
-// r[repository.commit.checked] r[repository.manifest.crc]
-#[test]
-fn a_commit_is_certain_or_leaves_everything() {
-    let server = LocalS3::start();
-    let proxy = FaultProxy::start(server.address());
-    let place = Place::s3(&proxy.url(), BUCKET, "m");
-    let archive = archive_of(&sample(), "none");
-    let manifest = "manifest.json";
-    let refused = || Action::Answer(403, "AccessDenied");
-    let for_ever = usize::MAX;
-    for (name, faults, status) in [
-        ("flip", vec![("GET", 1, Action::Flip(100))], 0),
-        ("flips", vec![("GET", for_ever, Action::Flip(100))], 5),
-        // Done, but not answered, and refused when it is tried again.
-        (
-            "lost",
-            vec![("PUT", 1, Action::Lost), ("PUT", for_ever, refused())],
-            0,
-        ),
-        ("refused", vec![("PUT", for_ever, refused())], 5),
-        ("silent", vec![("GET", for_ever, refused())], 5),
-    ] {
-        for (method, times, action) in faults {
-            proxy.on(method, manifest, 0, times, action);
-        }
-        let done = place.put(name, &archive, &["--memory", "32M"]);
-        assert_eq!(done.status, status, "{name}: {}", done.err);
-        proxy.heal();
-        let is_there = place.names().iter().any(|there| there == name);
-        assert_eq!(is_there, name != "refused", "{name}: {}", done.err);
-        if is_there {
-            let got = place.run("get", &[&place.at(name)]).expect(0);
-            assert!(got.out == archive, "{name}");
-            let doubtful = done
-                .err
-                .contains("whether the backup was committed is not known");
-            assert_eq!(doubtful, status != 0, "{}", done.err);
-        }
-    }
-    // What is damaged on its way is read again.
-    for (what, target) in [("manifest", manifest), ("index", "/index")] {
-        proxy.on("GET", target, 0, 1, Action::Flip(100));
-        let got = place.run("get", &[&place.at("flip")]).expect(0);
-        assert!(got.out == archive, "{what}");
-        proxy.heal();
-        proxy.on("GET", target, 0, for_ever, Action::Flip(100));
-        let got = place.run("get", &[&place.at("flip")]);
-        assert_eq!(got.status, 4, "{what}: {}", got.err);
-        proxy.heal();
-    }
-}
-
 /// A store that refuses ends the run, however much is still to be read.
 #[test]
 fn a_refusal_ends_the_run() {
@@ -811,26 +758,6 @@ fn a_store_that_is_gone_for_a_while() {
     let done = done.expect(0);
     assert!(done.err.contains("going on to try"), "{}", done.err);
     assert!(place.run("get", &[&place.at("a")]).expect(0).out == archive);
-}
-
-#[test]
-fn two_uploaders_with_one_name() {
-    let server = LocalS3::start();
-    let place = Place::s3(&format!("http://{}", server.address()), BUCKET, "t");
-    let one = Chunks::new().file("x", &noise(100_000, 1)).0;
-    let two = Chunks::new().file("x", &noise(100_000, 2)).0;
-    let (first, second) = std::thread::scope(|scope| {
-        let first = scope.spawn(|| place.put("a", &one, &[]));
-        let second = scope.spawn(|| place.put("a", &two, &[]));
-        (first.join().unwrap(), second.join().unwrap())
-    });
-    let winners: Vec<&Vec<u8>> = [(&first, &one), (&second, &two)]
-        .into_iter()
-        .filter(|(done, _)| done.status == 0)
-        .map(|(_, archive)| archive)
-        .collect();
-    assert_eq!(winners.len(), 1, "{} {}", first.err, second.err);
-    assert!(place.run("get", &[&place.at("a")]).expect(0).out == *winners[0]);
 }
 
 // r[repository.retry]

@@ -87,6 +87,33 @@ fn to_ceph_and_back() {
 }
 
 #[test]
+fn a_server_that_dies_leaves_no_backup() {
+    let ceph = Ceph::shared();
+    ceph.make_bucket("dies");
+    let endpoint = format!("http://{}", ceph.address());
+    let mut server = with_data();
+    let mut command = into_s3(backup(&server), &endpoint);
+    command.args(["--rate-limit=4M", "--to", "s3://dies/db1/never"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    server.kill();
+    let done = finish(child);
+    assert_eq!(done.status, 6, "{}", done.err);
+    for args in [
+        &["ls", "s3://dies/db1"][..],
+        &["gc", "--older-than", "0", "--dry-run", "s3://dies/db1"],
+    ] {
+        let listed = run(into_s3(xbpipe(args), &endpoint), b"");
+        assert_eq!(listed.expect(0).text(), "", "{}", done.err);
+    }
+    server.start_again();
+    let mut command = into_s3(backup(&server), &endpoint);
+    command.args(["--to", "s3://dies/db1/again"]);
+    run(command, b"").expect(0);
+}
+
+#[test]
 fn to_a_directory_and_back() {
     let server = with_data();
     let dir = scratch();

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use xbpipe::base::cancel::Cancel;
 use xbpipe::base::monitor::Collector;
 use xbpipe::base::run::Run;
@@ -21,47 +20,18 @@ use xbpipe::store::DirectoryStore;
 
 use crate::archive_limits::{assert_peak, watch};
 use crate::fault_proxy::{Action, FaultProxy};
-use crate::s3_server::{ACCESS_KEY, BUCKET, LocalS3, SECRET_KEY};
+use crate::http_server::HttpServer;
+use crate::s3_server::{ACCESS_KEY, BUCKET, Ceph, LocalS3, SECRET_KEY};
 use crate::store_backups::{Place, archive_of};
 use crate::tool::{Chunks, Tree, assert_same, files, finish, noise, read_tree, scratch};
 
 const MIB: u64 = 1 << 20;
 
 /// What gives credentials to containers, to hosts and for web identities.
-struct Giver {
-    address: String,
-    _runtime: tokio::runtime::Runtime,
-}
-
-impl Giver {
-    fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        runtime.spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let service = hyper::service::service_fn(|request: Request<_>| async move {
-                    Ok::<_, Infallible>(give(&request))
-                });
-                tokio::spawn(async move {
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(socket), service)
-                        .await
-                        .ok();
-                });
-            }
-        });
-        Self {
-            address,
-            _runtime: runtime,
-        }
-    }
+fn giver() -> HttpServer {
+    HttpServer::start(hyper::service::service_fn(
+        |request: Request<_>| async move { Ok::<_, Infallible>(give(&request)) },
+    ))
 }
 
 fn give<B>(request: &Request<B>) -> Response<Full<Bytes>> {
@@ -99,7 +69,7 @@ fn give<B>(request: &Request<B>) -> Response<Full<Bytes>> {
 #[test]
 fn credentials_come_from_wherever_a_host_has_them() {
     let server = LocalS3::start();
-    let giver = Giver::start();
+    let giver = giver();
     let dir = scratch();
     let file = |name: &str, text: String| {
         let path = dir.path().join(name);
@@ -119,7 +89,7 @@ fn credentials_come_from_wherever_a_host_has_them() {
         ),
     );
     let token = file("token", "a.b.c".to_owned());
-    let url = format!("http://{}", giver.address);
+    let url = format!("http://{}", giver.address());
     let from = |names: &[(&'static str, &str)]| {
         let mut place = Place::s3(&format!("http://{}", server.address()), BUCKET, "c");
         place.env.retain(|(name, _)| !name.contains("KEY"));
@@ -445,4 +415,48 @@ fn many_segments_are_one_archive() {
         expected.retain(|name, _| wanted(name) || name == b"d");
         assert_same(&read_tree(&some), &expected);
     }
+}
+
+/// Real refusals of a real server: each is told in a sentence, with a hint, and the status of stores.
+#[test]
+fn every_wrong_word_is_told() {
+    let ceph = Ceph::shared();
+    ceph.make_bucket("words");
+    let endpoint = format!("http://{}", ceph.address());
+    let archive = Chunks::new().file("x", b"y").0;
+    let set = |name: &'static str, value: &str| {
+        let mut place = Place::s3(&endpoint, "words", "w");
+        place.env.retain(|(have, _)| *have != name);
+        place.env.push((name, value.into()));
+        place
+    };
+    for (place, sentence) in [
+        (
+            Place::s3(&endpoint, "no-such-bucket", "w"),
+            "there is no bucket \"no-such-bucket\"",
+        ),
+        (
+            set("AWS_ACCESS_KEY_ID", "NOBODY"),
+            "the store does not know this access key",
+        ),
+        (
+            set("AWS_SECRET_ACCESS_KEY", "wrong"),
+            "the secret key does not belong to the access key",
+        ),
+    ] {
+        for done in [
+            place.put("a", &archive, &[]),
+            place.run("ls", &[&place.url]),
+            place.run("get", &[&place.at("a")]),
+        ] {
+            assert_eq!(done.status, 5, "{}", done.err);
+            assert!(done.err.contains(sentence), "{}", done.err);
+            assert!(done.err.contains("hint: "), "{}", done.err);
+            assert!(done.out.is_empty());
+        }
+    }
+    // Ceph takes every region for its own.
+    set("AWS_REGION", "eu-north-1")
+        .put("a", &archive, &[])
+        .expect(0);
 }

@@ -2,7 +2,6 @@
 //! bytes. It runs in the test's own process, passes the signed host name on, and counts what it sees.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -14,7 +13,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioExecutor;
+
+use crate::http_server::HttpServer;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type AnyBody = UnsyncBoxBody<Bytes, Failure>;
@@ -61,66 +62,30 @@ struct State {
 /// The proxy; it ends with the value.
 #[derive(Debug)]
 pub(crate) struct FaultProxy {
-    address: SocketAddr,
+    server: HttpServer,
     state: Arc<Mutex<State>>,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Drop for FaultProxy {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 impl FaultProxy {
     /// Starts one in front of `upstream` (`host:port`).
     pub(crate) fn start(upstream: &str) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
         let state = Arc::new(Mutex::new(State::default()));
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .unwrap();
-        let address = listener.local_addr().unwrap();
         let shared = Arc::clone(&state);
         let upstream = upstream.to_owned();
-        runtime.spawn(async move {
-            let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
-            while let Ok((socket, _)) = listener.accept().await {
-                let (state, client) = (Arc::clone(&shared), client.clone());
-                let upstream = upstream.clone();
-                let service = hyper::service::service_fn(move |request| {
-                    pass(
-                        Arc::clone(&state),
-                        client.clone(),
-                        upstream.clone(),
-                        request,
-                    )
-                });
-                tokio::spawn(async move {
-                    // A connection that breaks is what this is for.
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(socket), service)
-                        .await
-                        .ok();
-                });
-            }
+        let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
+        let service = hyper::service::service_fn(move |request| {
+            let (state, client) = (Arc::clone(&shared), client.clone());
+            pass(state, client, upstream.clone(), request)
         });
         Self {
-            address,
+            server: HttpServer::start(service),
             state,
-            runtime: Some(runtime),
         }
     }
 
     /// Its address as a URL.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.server.address())
     }
 
     /// Acts upon requests of `method` whose path and query, authorization, session token or range contain `target`: after the first

@@ -9,9 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
+
+use crate::http_server::HttpServer;
 
 /// Credentials that every server here knows.
 pub(crate) const ACCESS_KEY: &str = "XBPIPETESTACCESSKEY0";
@@ -23,9 +24,8 @@ pub(crate) const BUCKET: &str = "backups";
 /// A server that ends with the value, and whose bucket is a directory.
 #[derive(Debug)]
 pub(crate) struct LocalS3 {
-    address: String,
+    server: HttpServer,
     root: tempfile::TempDir,
-    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl LocalS3 {
@@ -35,49 +35,20 @@ impl LocalS3 {
         let files = s3s_fs::FileSystem::new(root.path()).unwrap();
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        let service = builder.build();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
-            .unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        runtime.spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let connection = builder
-                    .serve_connection(TokioIo::new(socket), service.clone())
-                    .into_owned();
-                // How it ends is the client's affair.
-                tokio::spawn(async move { connection.await.ok() });
-            }
-        });
         Self {
-            address,
+            server: HttpServer::start(builder.build()),
             root,
-            runtime: Some(runtime),
         }
     }
 
     /// `host:port`.
     pub(crate) fn address(&self) -> &str {
-        &self.address
+        self.server.address()
     }
 
     /// The bucket's directory.
     pub(crate) fn bucket(&self) -> PathBuf {
         self.root.path().join(BUCKET)
-    }
-}
-
-impl Drop for LocalS3 {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -90,6 +61,7 @@ pub(crate) struct Ceph {
     children: Vec<Child>,
     dir: tempfile::TempDir,
     port: u16,
+    tls_port: u16,
 }
 
 static RUNNING: Mutex<Weak<Ceph>> = Mutex::new(Weak::new());
@@ -111,6 +83,16 @@ impl Ceph {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Where it speaks TLS; its certificate is for this address alone.
+    pub(crate) fn tls_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.tls_port)
+    }
+
+    /// The certificate of who has signed its one.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.dir.path().join("authority.pem")
+    }
+
     fn start() -> Self {
         let mut ceph = Self {
             children: Vec::new(),
@@ -119,6 +101,7 @@ impl Ceph {
                 .tempdir()
                 .unwrap(),
             port: crate::server::free_port(),
+            tls_port: crate::server::free_port(),
         };
         let dir = ceph.dir.path().to_owned();
         for sub in ["mon", "osd", "run", "log"] {
@@ -128,9 +111,11 @@ impl Ceph {
         let fsid = uuid::Uuid::new_v4().to_string();
         std::fs::write(
             dir.join("ceph.conf"),
-            config(&dir, &fsid, monitor, ceph.port),
+            config(&dir, &fsid, monitor, ceph.port, ceph.tls_port),
         )
         .unwrap();
+        crate::certificate::authority(&dir, "authority");
+        crate::certificate::certificate(&dir, "gateway", "authority", "IP:127.0.0.1");
         let keys = dir.join("keyring");
         let address = format!("[v2:127.0.0.1:{monitor}]");
         let map = dir.join("monmap");
@@ -296,7 +281,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn config(dir: &Path, fsid: &str, monitor: u16, port: u16) -> String {
+fn config(dir: &Path, fsid: &str, monitor: u16, port: u16, tls_port: u16) -> String {
     let dir = dir.display();
     format!(
         "[global]\n\
@@ -326,7 +311,8 @@ fn config(dir: &Path, fsid: &str, monitor: u16, port: u16) -> String {
          admin socket = {dir}/run/$name.$pid.asok\n\
          log file = {dir}/log/$name.log\n\
          [client.admin]\n\
-         rgw frontends = beast endpoint=127.0.0.1:{port}\n\
+         rgw frontends = beast endpoint=127.0.0.1:{port} ssl_endpoint=127.0.0.1:{tls_port} \
+         ssl_certificate={dir}/gateway.pem ssl_private_key={dir}/gateway.key\n\
          rgw data = {dir}\n\
          rgw crypt require ssl = false\n"
     )

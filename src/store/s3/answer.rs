@@ -68,6 +68,11 @@ where
              or run where a role gives them",
         );
     }
+    if let Some(reason) = distrust(error) {
+        let what = format!("the store's certificate is not trusted: {reason}");
+        return Fault::new(Class::Refused, method, key, what)
+            .hint("give the certificate of who has signed it with --ca-file, or name the host as the certificate does");
+    }
     let class = match error {
         SdkError::ConstructionFailure(_) => Class::Refused,
         SdkError::DispatchFailure(_) => Class::Unreachable,
@@ -80,6 +85,23 @@ where
         }
         _ => fault,
     }
+}
+
+/// Why a certificate was not taken, if that is what an error is about.
+fn distrust(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = error.downcast_ref() {
+            return Some(reason.to_string());
+        }
+        // What an I/O error carries is not among its sources.
+        let carried = error.downcast_ref().and_then(std::io::Error::get_ref);
+        cause = match carried {
+            Some(carried) => Some(carried),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 /// Every cause of an error, in one line.

@@ -19,6 +19,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_types::base64;
 use md5::{Digest as _, Md5};
 
+use super::unverified;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx;
 
@@ -27,6 +28,9 @@ pub(super) const REGION_DEFAULT: &str = "us-east-1";
 
 /// Bytes of a customer's key (`SSE-C`).
 const CUSTOMER_KEY_LEN: usize = 32;
+
+/// How long connections are kept that nobody uses: stores close them after a minute or less.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// Longest file with certificates.
 const CA_FILE_LEN_MAX: u64 = 4 << 20;
@@ -139,6 +143,8 @@ pub struct S3Options {
     pub access_key: Option<AccessKey>,
     /// Certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Take any certificate.
+    pub any_certificate: bool,
     /// Encryption by the store.
     pub encryption: Option<Encryption>,
     /// Make the bucket if it is not there.
@@ -239,6 +245,7 @@ impl S3Options {
             profile: None,
             access_key: None,
             ca_file: None,
+            any_certificate: false,
             encryption: None,
             create_bucket: false,
             storage_class: None,
@@ -274,9 +281,12 @@ pub(super) struct Connection {
 }
 
 fn http_client(options: &S3Options) -> Result<SharedHttpClient> {
+    if options.any_certificate {
+        return unverified::http_client(IDLE);
+    }
     let builder = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .pool_idle_timeout(Duration::from_secs(20));
+        .pool_idle_timeout(IDLE);
     let Some(path) = &options.ca_file else {
         return Ok(builder.build_https());
     };

@@ -3,6 +3,7 @@
 mod answer;
 mod config;
 mod ranged;
+mod unverified;
 
 use std::future::Future;
 use std::sync::{PoisonError, RwLock};
