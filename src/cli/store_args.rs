@@ -11,7 +11,9 @@ use crate::base::run::Run;
 use crate::base::units::ByteCount;
 use crate::repository::cut::Shares;
 use crate::repository::{Location, NewBackup, Repository, StoredBackup, name_of_now};
-use crate::store::s3::{CustomerKey, Encryption, ObjectLock, S3Options, S3Store, StorageClass};
+use crate::store::s3::{
+    CustomerKey, Encryption, ObjectLock, S3Options, S3Store, StorageClass, Tags,
+};
 use crate::store::{DirectoryStore, Policy, Rated, Retrying, Shared};
 
 /// Environment variable with the store, where `--store` is not given.
@@ -172,7 +174,7 @@ impl StoreArgs {
             ca_file: self.ca_file.clone().or_else(ca_bundle),
             encryption: self.sse.as_deref().map(encryption).transpose()?,
             storage_class: self.storage_class.as_deref().map(StorageClass::from),
-            tagging: tagging(&self.tags)?,
+            tags: Tags::parse(&self.tags)?,
             object_lock: self
                 .object_lock
                 .as_deref()
@@ -265,46 +267,9 @@ fn encryption(text: &str) -> Result<Encryption> {
     }
 }
 
-/// Tags as a query string.
-fn tagging(tags: &[String]) -> Result<Option<String>> {
-    /// The S3 protocol's own limit.
-    const TAGS_MAX: usize = 10;
-    if tags.len() > TAGS_MAX {
-        return Err(usage(format!("an object has at most {TAGS_MAX} tags")));
-    }
-    let mut parts = Vec::with_capacity(tags.len());
-    for tag in tags {
-        let (key, value) = tag
-            .split_once('=')
-            .filter(|(key, _)| !key.is_empty())
-            .ok_or_else(|| usage(format!("--tag {tag:?} is not KEY=VALUE")))?;
-        parts.push(format!("{}={}", escape(key), escape(value)));
-    }
-    Ok((!parts.is_empty()).then(|| parts.join("&")))
-}
-
-fn escape(text: &str) -> String {
-    let escaped = text.bytes().map(|byte| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-            char::from(byte).to_string()
-        }
-        other => format!("%{other:02X}"),
-    });
-    escaped.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tags_are_escaped() {
-        let tags = ["a=b c".to_owned(), "k=ü&=".to_owned()];
-        assert_eq!(tagging(&tags).unwrap().unwrap(), "a=b%20c&k=%C3%BC%26%3D");
-        assert_eq!(tagging(&[]).unwrap(), None);
-        assert!(tagging(&["x".to_owned()]).is_err());
-        assert!(tagging(&vec!["a=b".to_owned(); 11]).is_err());
-    }
 
     #[test]
     fn encryptions_have_words() {

@@ -286,7 +286,8 @@ fn complete_upload(
     pending.done = Some(stored(&done, whole_len(parts), whole_crc(parts)));
     // There may be many objects, and nobody asks for their parts again.
     pending.parts = Vec::new();
-    Ok(())
+    drop(pending);
+    Ok(store.keep(&upload.key)?)
 }
 
 /// One object that is written from front to back.

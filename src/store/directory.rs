@@ -270,6 +270,10 @@ impl Store for DirectoryStore {
         self.publish(METHOD, &path, &file, key, true)
     }
 
+    fn keep(&self, _key: &str) -> Result<()> {
+        Ok(())
+    }
+
     fn abort(&self, upload: &Upload) -> Result<()> {
         let path = Self::upload_path(upload);
         self.dir

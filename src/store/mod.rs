@@ -137,6 +137,9 @@ pub trait Store: Send + Sync + Debug {
     /// Makes the object of all its parts, in order of their numbers; the store verifies length and checksum, if it can.
     fn complete(&self, upload: &Upload, parts: &[Part]) -> Result<Object>;
 
+    /// Sees to it that an object made of parts is kept as was asked when its upload began; not every store minds that.
+    fn keep(&self, key: &str) -> Result<()>;
+
     /// Gives an upload up, also when the run was ended. One that is gone already is no error.
     fn abort(&self, upload: &Upload) -> Result<()>;
 

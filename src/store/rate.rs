@@ -68,6 +68,10 @@ impl Store for Rated {
         self.inner.complete(upload, parts)
     }
 
+    fn keep(&self, key: &str) -> Result<()> {
+        self.inner.keep(key)
+    }
+
     fn abort(&self, upload: &Upload) -> Result<()> {
         self.inner.abort(upload)
     }

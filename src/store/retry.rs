@@ -270,6 +270,10 @@ impl Store for Retrying {
         })
     }
 
+    fn keep(&self, key: &str) -> Result<()> {
+        self.call("lock or tag", key, |_, _| self.inner.keep(key))
+    }
+
     fn abort(&self, upload: &Upload) -> Result<()> {
         // Neither the end of the run nor its policy counts here.
         let quiet = Cancel::new();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use xbpipe::base::cancel::Cancel;
 use xbpipe::base::monitor::Collector;
-use xbpipe::store::s3::{AccessKey, Encryption, S3Options, S3Store};
+use xbpipe::store::s3::{AccessKey, Encryption, S3Options, S3Store, Tags};
 use xbpipe::store::{
     Class, DirectoryStore, Fault, MemoryStore, Part, Policy, Rated, Retrying, Shared, Store,
     Upload, all_uploads, get_small, whole_crc,
@@ -407,7 +407,7 @@ fn ceph() {
         encryption: Some(Encryption::Customer(
             xbpipe::store::s3::CustomerKey::read(&key).unwrap(),
         )),
-        tagging: Some("kind=backup".to_owned()),
+        tags: Tags::parse(&["kind=backup".to_owned()]).unwrap(),
         ..base.clone()
     };
     let store = S3Store::open(encrypted, &cancel).unwrap();

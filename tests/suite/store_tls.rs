@@ -1,11 +1,11 @@
-//! A store that is reached over TLS.
+//! A real store that is reached over TLS, and what only that can be asked for.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::certificate::authority;
 use crate::cloud::{Cloud, sample};
-use crate::s3_server::Ceph;
+use crate::s3_server::{Ceph, KMS_KEY};
 use crate::store_backups::{Place, archive_of};
 use crate::tool::{Done, assert_same, files, need, noise, read_tree, run, scratch};
 
@@ -98,4 +98,111 @@ fn xbcloud_takes_any_certificate_if_it_is_told_to() {
         assert_same(&read_tree(dir.path()), &sample().1);
         cloud.run(&["delete", name, option]).expect(0);
     }
+}
+
+/// What was asked for shows in what is stored.
+#[test]
+fn a_real_store_keeps_objects_as_it_is_asked_to() {
+    let ceph = Ceph::shared();
+    ceph.ask(async |client| {
+        let bucket = client.create_bucket().bucket("asked");
+        bucket.object_lock_enabled_for_bucket(true).send().await
+    })
+    .unwrap();
+    let mut place = Place::s3(&ceph.tls_url(), "asked", "p");
+    place.env.push(("AWS_CA_BUNDLE", ceph.authority().into()));
+    let archive = archive_of(&files([("t.ibd", &noise(12 << 20, 1)[..])]), "none");
+    let dir = scratch();
+    let key = |name: &str, byte: u8| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, [byte; 32]).unwrap();
+        format!("customer:{}", path.display())
+    };
+    let (right, wrong) = (key("right", 7), key("wrong", 8));
+    let with = |sse: &str| {
+        [
+            "--memory".to_owned(),
+            "32M".to_owned(),
+            "--sse".to_owned(),
+            sse.to_owned(),
+        ]
+    };
+    let call = |verb: &str, options: &[String], name: &str| {
+        let at = place.at(name);
+        let args: Vec<&str> = options.iter().map(String::as_str).chain([&*at]).collect();
+        let input: &[u8] = if verb == "put" { &archive } else { b"" };
+        run(place.command(verb, &args), input)
+    };
+    call("put", &with(&right), "customer").expect(0);
+    assert!(call("get", &with(&right), "customer").expect(0).out == archive);
+    call("verify", &with(&right), "customer").expect(0);
+    for refused in [
+        call("get", &[], "customer"),
+        call("get", &with(&wrong), "customer"),
+    ] {
+        assert_eq!(refused.status, 5, "{}", refused.err);
+        assert!(refused.out.is_empty());
+        assert!(refused.err.contains("hint: "), "{}", refused.err);
+    }
+
+    call("put", &with(&format!("kms:{KMS_KEY}")), "kms").expect(0);
+    assert!(call("get", &[], "kms").expect(0).out == archive);
+    let unknown = call("put", &with("kms:unknown"), "unknown");
+    assert_eq!(unknown.status, 5, "{}", unknown.err);
+
+    let options = ["--tag", "team=db a", "--object-lock", "governance:1"].map(str::to_owned);
+    call("put", &options, "locked").expect(0);
+    assert!(call("get", &[], "locked").expect(0).out == archive);
+
+    let segments = |name: &str| -> Vec<String> {
+        let prefix = format!("p/{name}/");
+        let listed = ceph.ask(async |client| {
+            client
+                .list_objects_v2()
+                .bucket("asked")
+                .prefix(prefix)
+                .send()
+                .await
+        });
+        let keys = listed
+            .unwrap()
+            .contents()
+            .iter()
+            .map(|o| o.key().unwrap().to_owned())
+            .collect::<Vec<_>>();
+        keys.into_iter()
+            .filter(|key| key.ends_with(".xbs"))
+            .collect()
+    };
+    let head = |key: &str| {
+        ceph.ask(async |client| client.head_object().bucket("asked").key(key).send().await)
+            .unwrap()
+    };
+    for key in segments("kms") {
+        let head = head(&key);
+        assert_eq!(head.server_side_encryption().unwrap().as_str(), "aws:kms");
+        assert_eq!(head.ssekms_key_id(), Some(KMS_KEY));
+    }
+    // r[repository.lock]
+    for key in segments("locked") {
+        assert_eq!(
+            head(&key).object_lock_mode().unwrap().as_str(),
+            "GOVERNANCE"
+        );
+        let tags = ceph.ask(async |client| {
+            client
+                .get_object_tagging()
+                .bucket("asked")
+                .key(&key)
+                .send()
+                .await
+        });
+        let tags = tags.unwrap();
+        let [tag] = tags.tag_set() else {
+            panic!("{tags:?}")
+        };
+        assert_eq!((tag.key(), tag.value()), ("team", "db a"));
+    }
+    assert_eq!(segments("unknown"), [""; 0]);
+    assert!(!segments("kms").is_empty() && !segments("locked").is_empty());
 }

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 
@@ -17,6 +19,9 @@ use crate::http_server::HttpServer;
 /// Credentials that every server here knows.
 pub(crate) const ACCESS_KEY: &str = "XBPIPETESTACCESSKEY0";
 pub(crate) const SECRET_KEY: &str = "xbpipe-test-secret-key-0123456789abcdefgh";
+
+/// A key of Ceph's key service.
+pub(crate) const KMS_KEY: &str = "k1";
 
 /// A bucket that is there.
 pub(crate) const BUCKET: &str = "backups";
@@ -186,24 +191,26 @@ impl Ceph {
 
     /// Makes a bucket with the credentials of the tests.
     pub(crate) fn make_bucket(&self, bucket: &str) {
+        self.ask(async |client| client.create_bucket().bucket(bucket).send().await)
+            .unwrap();
+    }
+
+    /// Asks it without the program under test.
+    pub(crate) fn ask<T>(&self, question: impl AsyncFnOnce(Client) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        let credentials =
-            aws_sdk_s3::config::Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test");
+        let credentials = Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test");
         let config = aws_sdk_s3::Config::builder()
-            .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
+            .behavior_version(BehaviorVersion::latest())
             .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .region(aws_sdk_s3::config::Region::new("us-east-1"))
+            .region(Region::new("us-east-1"))
             .endpoint_url(format!("http://{}", self.address()))
             .force_path_style(true)
             .credentials_provider(credentials)
             .build();
-        let client = aws_sdk_s3::Client::from_conf(config);
-        runtime
-            .block_on(client.create_bucket().bucket(bucket).send())
-            .unwrap();
+        runtime.block_on(question(Client::from_conf(config)))
     }
 
     /// Runs one of Ceph's programs to its end.
@@ -314,6 +321,8 @@ fn config(dir: &Path, fsid: &str, monitor: u16, port: u16, tls_port: u16) -> Str
          rgw frontends = beast endpoint=127.0.0.1:{port} ssl_endpoint=127.0.0.1:{tls_port} \
          ssl_certificate={dir}/gateway.pem ssl_private_key={dir}/gateway.key\n\
          rgw data = {dir}\n\
+         rgw crypt s3 kms backend = testing\n\
+         rgw crypt s3 kms encryption keys = {KMS_KEY}=BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\n\
          rgw crypt require ssl = false\n"
     )
 }

@@ -143,6 +143,10 @@ impl Store for Scripted {
         })
     }
 
+    fn keep(&self, key: &str) -> Result<()> {
+        self.call("keep", key, || self.inner.keep(key))
+    }
+
     fn abort(&self, upload: &Upload) -> Result<()> {
         self.call("abort", &upload.key, || self.inner.abort(upload))
     }

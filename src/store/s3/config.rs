@@ -12,8 +12,11 @@ use aws_sdk_s3::config::{
     Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     SharedHttpClient, StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::error::BuildError;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{ObjectLockMode, StorageClass};
+use aws_sdk_s3::types::{
+    ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode, StorageClass, Tag, Tagging,
+};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_types::base64;
@@ -104,6 +107,14 @@ pub struct ObjectLock {
 }
 
 impl ObjectLock {
+    /// As a request of its own has it.
+    pub(super) fn retention(&self) -> ObjectLockRetention {
+        ObjectLockRetention::builder()
+            .mode(ObjectLockRetentionMode::from(self.mode.as_str()))
+            .retain_until_date(self.until)
+            .build()
+    }
+
     /// `compliance:DAYS` or `governance:DAYS`, from now on.
     pub fn parse(text: &str) -> Result<Self> {
         let parsed = text.split_once(':').and_then(|(mode, days)| {
@@ -122,6 +133,60 @@ impl ObjectLock {
                 .hint("write governance:DAYS or compliance:DAYS")
         })
     }
+}
+
+/// Most tags of an object. (S3's user guide, "Categorizing your storage using tags")
+const TAGS_MAX: usize = 10;
+
+/// Tags of every object.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tags(Vec<(String, String)>);
+
+impl Tags {
+    /// `KEY=VALUE` each.
+    pub fn parse(tags: &[String]) -> Result<Self> {
+        if tags.len() > TAGS_MAX {
+            let what = format!("an object has at most {TAGS_MAX} tags");
+            return Err(Error::new(Kind::Usage, what));
+        }
+        let pairs = tags.iter().map(|tag| {
+            let pair = tag.split_once('=').filter(|(key, _)| !key.is_empty());
+            let what = || Error::new(Kind::Usage, format!("--tag {tag:?} is not KEY=VALUE"));
+            let (key, value) = pair.ok_or_else(what)?;
+            Ok((key.to_owned(), value.to_owned()))
+        });
+        pairs.collect::<Result<_>>().map(Self)
+    }
+
+    /// As a header has them: `key=value&key=value`, escaped as in an address.
+    pub(super) fn header(&self) -> Option<String> {
+        let pairs = self.0.iter();
+        let pairs: Vec<String> = pairs
+            .map(|(key, value)| format!("{}={}", escape(key), escape(value)))
+            .collect();
+        (!pairs.is_empty()).then(|| pairs.join("&"))
+    }
+
+    /// As a request of their own has them.
+    pub(super) fn set(&self) -> std::result::Result<Option<Tagging>, BuildError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let tags = self.0.iter();
+        let tags = tags.map(|(key, value)| Tag::builder().key(key).value(value).build());
+        let tags = tags.collect::<std::result::Result<_, _>>()?;
+        Tagging::builder().set_tag_set(Some(tags)).build().map(Some)
+    }
+}
+
+fn escape(text: &str) -> String {
+    let escaped = text.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    });
+    escaped.collect()
 }
 
 /// Where the objects are and how they are to be kept.
@@ -155,8 +220,8 @@ pub struct S3Options {
     pub small_storage_class: Option<StorageClass>,
     /// More headers for requests that read or write objects.
     pub headers: Vec<Header>,
-    /// Tags, as `key=value&key=value`, escaped as in an address.
-    pub tagging: Option<String>,
+    /// Tags.
+    pub tags: Tags,
     /// Lock.
     pub object_lock: Option<ObjectLock>,
     /// We pay.
@@ -251,7 +316,7 @@ impl S3Options {
             storage_class: None,
             small_storage_class: None,
             headers: Vec::new(),
-            tagging: None,
+            tags: Tags::default(),
             object_lock: None,
             requester_pays: false,
             expected_bucket_owner: None,
@@ -364,6 +429,17 @@ pub(super) async fn connect(options: &S3Options, region: Option<&str>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_are_escaped() {
+        let tags = ["a=b c".to_owned(), "k=ü&=".to_owned()];
+        let tags = Tags::parse(&tags).unwrap();
+        assert_eq!(tags.header().unwrap(), "a=b%20c&k=%C3%BC%26%3D");
+        assert_eq!(tags.set().unwrap().unwrap().tag_set().len(), 2);
+        assert_eq!(Tags::parse(&[]).unwrap().header(), None);
+        assert!(Tags::parse(&["x".to_owned()]).is_err());
+        assert!(Tags::parse(&vec!["a=b".to_owned(); 11]).is_err());
+    }
 
     #[test]
     fn locks_have_a_mode_and_days() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketLocationConstraint, ChecksumAlgorithm, ChecksumMode, ChecksumType,
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use tokio::runtime::{Handle, Runtime};
 
 pub use aws_sdk_s3::types::StorageClass;
-pub use config::{AccessKey, CustomerKey, Encryption, Header, ObjectLock, S3Options};
+pub use config::{AccessKey, CustomerKey, Encryption, Header, ObjectLock, S3Options, Tags};
 
 use super::fault::{Class, Fault};
 use super::hedge::Hedges;
@@ -405,6 +406,31 @@ fn refused(method: &'static str, key: &str, what: impl Into<String>) -> Fault {
     Fault::new(Class::Refused, method, key, what)
 }
 
+impl S3Store {
+    fn look_at(&self, key: &str) -> Result<HeadObjectOutput> {
+        const METHOD: &str = "look at";
+        check_key(key).map_err(|e| refused(METHOD, key, e))?;
+        let (algorithm, customer_key, customer_md5) = self.customer_key();
+        let request = self
+            .client()
+            .head_object()
+            .bucket(&self.options.bucket)
+            .key(self.full(key))
+            .set_checksum_mode(self.options.checksums.then_some(ChecksumMode::Enabled))
+            .set_sse_customer_algorithm(algorithm)
+            .set_sse_customer_key(customer_key)
+            .set_sse_customer_key_md5(customer_md5)
+            .set_request_payer(self.payer())
+            .set_expected_bucket_owner(self.owner())
+            .customize()
+            .mutate_request(self.headers(false));
+        self.wait(METHOD, key, self.short(), async {
+            let head = request.send().await;
+            head.map_err(|e| self.fault(METHOD, key, &e))
+        })
+    }
+}
+
 impl Store for S3Store {
     fn url(&self) -> &str {
         &self.url
@@ -431,7 +457,7 @@ impl Store for S3Store {
             .set_sse_customer_key(customer_key)
             .set_sse_customer_key_md5(customer_md5)
             .set_storage_class(self.options.small_storage_class.clone())
-            .set_tagging(self.options.tagging.clone())
+            .set_tagging(self.options.tags.header())
             .set_object_lock_mode(lock.as_ref().map(|l| l.mode.clone()))
             .set_object_lock_retain_until_date(lock.map(|l| l.until))
             .set_request_payer(self.payer())
@@ -474,7 +500,7 @@ impl Store for S3Store {
             .set_sse_customer_key(customer_key)
             .set_sse_customer_key_md5(customer_md5)
             .set_storage_class(self.options.storage_class.clone())
-            .set_tagging(self.options.tagging.clone())
+            .set_tagging(self.options.tags.header())
             .set_object_lock_mode(lock.as_ref().map(|l| l.mode.clone()))
             .set_object_lock_retain_until_date(lock.map(|l| l.until))
             .set_request_payer(self.payer())
@@ -595,6 +621,48 @@ impl Store for S3Store {
         Ok(object)
     }
 
+    fn keep(&self, key: &str) -> Result<()> {
+        const METHOD: &str = "lock or tag";
+        let lock = self.options.object_lock.as_ref();
+        let tags = self.options.tags.set();
+        let tags = tags.map_err(|e| refused(METHOD, key, e.to_string()))?;
+        if lock.is_none() && tags.is_none() {
+            return Ok(());
+        }
+        // Observed of Ceph 16.2: it locks and tags what comes in one piece, and nothing that comes in parts.
+        let there = self.look_at(key)?;
+        if let (Some(lock), None) = (lock, there.object_lock_mode()) {
+            let request = self
+                .client()
+                .put_object_retention()
+                .bucket(&self.options.bucket)
+                .key(self.full(key))
+                .retention(lock.retention())
+                .set_request_payer(self.payer())
+                .set_expected_bucket_owner(self.owner());
+            self.wait(METHOD, key, self.short(), async {
+                let locked = request.send().await;
+                locked.map_err(|e| self.fault(METHOD, key, &e))
+            })?;
+        }
+        // Of what it has not tagged it says that there are no tags, or nothing.
+        if let (Some(tags), None | Some(0)) = (tags, there.tag_count()) {
+            let request = self
+                .client()
+                .put_object_tagging()
+                .bucket(&self.options.bucket)
+                .key(self.full(key))
+                .tagging(tags)
+                .set_request_payer(self.payer())
+                .set_expected_bucket_owner(self.owner());
+            self.wait(METHOD, key, self.short(), async {
+                let tagged = request.send().await;
+                tagged.map_err(|e| self.fault(METHOD, key, &e))
+            })?;
+        }
+        Ok(())
+    }
+
     fn abort(&self, upload: &Upload) -> Result<()> {
         const METHOD: &str = "abort the upload of";
         let request = self
@@ -619,30 +687,11 @@ impl Store for S3Store {
     }
 
     fn head(&self, key: &str) -> Result<Object> {
-        const METHOD: &str = "look at";
-        check_key(key).map_err(|e| refused(METHOD, key, e))?;
-        let (algorithm, customer_key, customer_md5) = self.customer_key();
-        let request = self
-            .client()
-            .head_object()
-            .bucket(&self.options.bucket)
-            .key(self.full(key))
-            .set_checksum_mode(self.options.checksums.then_some(ChecksumMode::Enabled))
-            .set_sse_customer_algorithm(algorithm)
-            .set_sse_customer_key(customer_key)
-            .set_sse_customer_key_md5(customer_md5)
-            .set_request_payer(self.payer())
-            .set_expected_bucket_owner(self.owner())
-            .customize()
-            .mutate_request(self.headers(false));
-        self.wait(METHOD, key, self.short(), async {
-            let head = request.send().await;
-            let head = head.map_err(|e| self.fault(METHOD, key, &e))?;
-            Ok(Object {
-                len: u64::try_from(head.content_length().unwrap_or(0)).unwrap_or(0),
-                etag: head.e_tag().unwrap_or_default().to_owned(),
-                crc32: told_crc(head.checksum_crc32(), head.checksum_type()),
-            })
+        let head = self.look_at(key)?;
+        Ok(Object {
+            len: u64::try_from(head.content_length().unwrap_or(0)).unwrap_or(0),
+            etag: head.e_tag().unwrap_or_default().to_owned(),
+            crc32: told_crc(head.checksum_crc32(), head.checksum_type()),
         })
     }
 
