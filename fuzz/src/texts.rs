@@ -39,18 +39,24 @@ pub fn texts_decode(data: &[u8]) {
     }
 }
 
-/// What was read is written so that it is read as the same.
-fn again<T: PartialEq + std::fmt::Debug>(
+/// What was read is written so that it can be read, and is written as the same again.
+fn again<T>(
     text: &[u8],
     parse: impl Fn(&[u8]) -> Option<T>,
     render: impl Fn(&T) -> Option<Vec<u8>>,
 ) {
-    if let Some(parsed) = parse(text)
-        && let Some(rendered) = render(&parsed)
-    {
-        let again = parse(&rendered);
-        assert_eq!(again.as_ref(), Some(&parsed), "{}", rendered.escape_ascii());
-    }
+    let Some(rendered) = parse(text).and_then(|parsed| render(&parsed)) else {
+        return;
+    };
+    let parsed = parse(&rendered);
+    assert!(parsed.is_some(), "{}", rendered.escape_ascii());
+    let again = parsed.and_then(|parsed| render(&parsed));
+    assert_eq!(
+        again.as_ref(),
+        Some(&rendered),
+        "{}",
+        rendered.escape_ascii()
+    );
 }
 
 /// Lines are the same however the text is cut, and each has one spelling.
