@@ -59,7 +59,6 @@ fn again<T>(
     );
 }
 
-/// Lines are the same however the text is cut, and each has one spelling.
 fn archive_index(text: &[u8], cut: usize) {
     let read = |cut: usize| {
         let (mut reader, mut found) = (IndexLines::default(), Vec::new());
@@ -71,20 +70,13 @@ fn archive_index(text: &[u8], cut: usize) {
         });
         (result.is_ok() && reader.is_complete(), found)
     };
-    let (complete, lines) = read(text.len().max(1));
-    assert_eq!(read(cut), (complete, lines.clone()));
-    let mut spelled = Vec::new();
-    for line in &lines {
-        line.append_to(&mut spelled);
-        assert!(text.starts_with(&spelled), "{line:?}");
-    }
-    assert!(!complete || spelled == text);
+    same_lines(text, cut, read, IndexLine::append_to);
     for line in text.split(|b| *b == b'\n') {
         IndexLine::parse(line).ok();
     }
 }
 
-/// The same for the index of a stored backup.
+/// That of a stored backup.
 fn repository_index(text: &[u8], cut: usize) {
     let read = |cut: usize| {
         let (mut reader, mut found) = (Reader::default(), Vec::new());
@@ -96,15 +88,26 @@ fn repository_index(text: &[u8], cut: usize) {
         });
         (result.is_ok() && reader.finish().is_ok(), found)
     };
-    let (complete, lines) = read(text.len().max(1));
-    assert_eq!(read(cut), (complete, lines.clone()));
-    let mut spelled = Vec::new();
-    for line in &lines {
-        line.append_to(&mut spelled);
-        assert!(text.starts_with(&spelled), "{line:?}");
-    }
-    assert!(!complete || spelled == text);
+    same_lines(text, cut, read, Line::append_to);
     for line in text.split(|b| *b == b'\n') {
         Line::parse(line).ok();
     }
+}
+
+/// Lines are the same however the text is cut, and each has one spelling. `read` tells whether the text is complete as well.
+fn same_lines<L: PartialEq + std::fmt::Debug>(
+    text: &[u8],
+    cut: usize,
+    read: impl Fn(usize) -> (bool, Vec<L>),
+    spell: impl Fn(&L, &mut Vec<u8>),
+) {
+    let whole = read(text.len().max(1));
+    assert_eq!(read(cut), whole);
+    let (complete, lines) = whole;
+    let mut spelled = Vec::new();
+    for line in &lines {
+        spell(line, &mut spelled);
+        assert!(text.starts_with(&spelled), "{line:?}");
+    }
+    assert!(!complete || spelled == text);
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
-use crate::vec_file::{files_below, load, root, update_spec};
+use crate::vec_file::{Vector, files_below, load, root, update_spec};
 
 #[expect(
     unreachable_pub,
@@ -58,24 +58,31 @@ fn replay_corpus_and_artifacts() {
     }
 }
 
+/// Insists that a seed is these bytes, or writes it.
+fn seed_is(target: &str, name: &str, bytes: &[u8]) {
+    let directory = root().join("fuzz/corpus").join(target);
+    let path = directory.join(name);
+    if update_spec() {
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let seed = std::fs::read(&path).unwrap_or_default();
+    assert!(
+        seed == bytes,
+        "seed {path:?} is not its vector; UPDATE_SPEC=1 writes it"
+    );
+}
+
+/// What is longer slows a fuzzer down.
+fn is_short(vector: &&Vector) -> bool {
+    vector.bytes.len() <= 1024
+}
+
 /// Seeds of the decoder are the golden vectors, so they cannot fall behind them.
 #[test]
 fn seeds_are_the_vectors() {
-    const SEED_LEN_MAX: usize = 1024;
-    let directory = root().join("fuzz/corpus/xbstream_decode");
-    let vectors = load("xbstream");
-    for vector in vectors.iter().filter(|v| v.bytes.len() <= SEED_LEN_MAX) {
-        let path = directory.join(&vector.name);
-        if update_spec() {
-            std::fs::create_dir_all(&directory).unwrap();
-            std::fs::write(&path, &vector.bytes).unwrap();
-        }
-        let seed = std::fs::read(&path).unwrap_or_default();
-        assert!(
-            seed == vector.bytes,
-            "seed {} is not its vector; UPDATE_SPEC=1 writes it",
-            vector.name
-        );
+    for vector in load("xbstream").iter().filter(is_short) {
+        seed_is("xbstream_decode", &vector.name, &vector.bytes);
     }
 }
 
@@ -95,21 +102,10 @@ pub(crate) fn decoder_number(word: &str) -> u8 {
 /// The same for files: format, cut, bytes.
 #[test]
 fn seeds_of_codecs_are_the_vectors() {
-    let directory = root().join("fuzz/corpus/codec_decode");
-    for vector in load("codecs").iter().filter(|v| v.bytes.len() <= 1024) {
-        let path = directory.join(&vector.name);
+    for vector in load("codecs").iter().filter(is_short) {
         let number = decoder_number(&vector.options[0]);
         let bytes = [&[number, 7], vector.bytes.as_slice()].concat();
-        if update_spec() {
-            std::fs::create_dir_all(&directory).unwrap();
-            std::fs::write(&path, &bytes).unwrap();
-        }
-        let seed = std::fs::read(&path).unwrap_or_default();
-        assert!(
-            seed == bytes,
-            "seed {} is not its vector; UPDATE_SPEC=1 writes it",
-            vector.name
-        );
+        seed_is("codec_decode", &vector.name, &bytes);
     }
 }
 
@@ -117,19 +113,9 @@ fn seeds_of_codecs_are_the_vectors() {
 #[test]
 fn seeds_of_encryption_are_the_vectors() {
     for (area, target) in [("xbcrypt", "xbcrypt_decode"), ("encryption", "age_decode")] {
-        let directory = root().join("fuzz/corpus").join(target);
         for vector in load(area) {
-            let path = directory.join(&vector.name);
             let bytes = [&[7], vector.bytes.as_slice()].concat();
-            if update_spec() {
-                std::fs::create_dir_all(&directory).unwrap();
-                std::fs::write(&path, &bytes).unwrap();
-            }
-            let seed = std::fs::read(&path).unwrap_or_default();
-            assert!(
-                seed == bytes,
-                "seed {path:?} is not its vector; UPDATE_SPEC=1 writes it"
-            );
+            seed_is(target, &vector.name, &bytes);
         }
     }
 }
@@ -137,24 +123,14 @@ fn seeds_of_encryption_are_the_vectors() {
 /// The same for what a store holds beside archives.
 #[test]
 fn seeds_of_texts_are_the_vectors() {
-    let directory = root().join("fuzz/corpus/texts_decode");
-    for vector in load("repository").iter().filter(|v| v.bytes.len() <= 1024) {
-        let path = directory.join(&vector.name);
+    for vector in load("repository").iter().filter(is_short) {
         let kind = match vector.options[0].as_str() {
             "index" => 1,
             "manifest" => 2,
             other => panic!("unknown option {other}"),
         };
         let bytes = [&[kind | (7 << 3)], vector.bytes.as_slice()].concat();
-        if update_spec() {
-            std::fs::create_dir_all(&directory).unwrap();
-            std::fs::write(&path, &bytes).unwrap();
-        }
-        let seed = std::fs::read(&path).unwrap_or_default();
-        assert!(
-            seed == bytes,
-            "seed {path:?} is not its vector; UPDATE_SPEC=1 writes it"
-        );
+        seed_is("texts_decode", &vector.name, &bytes);
     }
 }
 
