@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::base::error::{Error, Kind, Result};
 use crate::pipeline::archive_sink::index_path;
-use crate::pipeline::source::{Lease, ReadAt};
+use crate::pipeline::source::{Lease, ReadAt, undamaged};
 use crate::xbstream::index::{IndexLine, IndexLineError, IndexLines, Place, TRAILER_LEN};
 use crate::xbstream::limits::{INDEX_CHUNK_LEN_MAX, INDEX_TAIL_LEN_MAX};
 use crate::xbstream::{ArchivePath, Body, Decoder, Event, encode};
@@ -51,44 +51,49 @@ impl Indexed {
         let first_len = usize::try_from(len)
             .unwrap_or(usize::MAX)
             .min(FIRST_READ_LEN);
-        let mut begin = len - first_len as u64;
-        let mut bytes = read(source.as_ref(), begin, first_len)?;
-        let trailer = bytes.strip_suffix(&end_chunk[..]).and_then(|rest| {
-            let line = rest.get(rest.len().checked_sub(TRAILER_LEN)?..)?;
-            IndexLine::parse(line.strip_suffix(b"\n")?).ok()
-        });
-        let Some(IndexLine::Trailer { table, .. }) = trailer else {
-            return Ok(None);
+        let begin = len - first_len as u64;
+        let first_read = || {
+            let bytes = read(source.as_ref(), begin, first_len)?;
+            let trailer = bytes.strip_suffix(&end_chunk[..]).and_then(|rest| {
+                let line = rest.get(rest.len().checked_sub(TRAILER_LEN)?..)?;
+                IndexLine::parse(line.strip_suffix(b"\n")?).ok()
+            });
+            match trailer {
+                Some(IndexLine::Trailer { table, .. }) => Ok((bytes, table)),
+                _ => Err(bad("the archive does not end with a trailer", len)),
+            }
         };
-        match len.checked_sub(table) {
+        let (bytes, table) = match undamaged(source.as_ref(), begin, first_len as u64, first_read) {
+            Err(error) if bad_index(&error) => return Ok(None),
+            read => read?,
+        };
+        let tail_len = match len.checked_sub(table) {
             None | Some(0) => return Err(bad("the trailer leads out of the archive", len)),
             Some(tail_len) if tail_len > INDEX_TAIL_LEN_MAX => {
                 return Err(bad("the table of the index is too long to be held", table));
             }
-            Some(tail_len) if table < begin => {
-                begin = table;
-                bytes = read(
-                    source.as_ref(),
-                    begin,
-                    usize::try_from(tail_len).unwrap_or(usize::MAX),
-                )?;
-            }
-            Some(_) => {}
-        }
-        let skip = usize::try_from(table - begin).unwrap_or(usize::MAX);
-        let tail = bytes.get(skip..).unwrap_or_default();
-        let (offset, tail) = content(Bytes::copy_from_slice(tail), &path, table, true)?;
-        let mut found = Self {
-            source,
-            path,
-            table: Vec::new(),
-            tail: tail.into(),
-            members: 0,
-            payload_bytes: 0,
-            table_position: table,
+            Some(tail_len) => usize::try_from(tail_len).unwrap_or(usize::MAX),
         };
-        found.read_table(offset, table)?;
-        Ok(Some(found))
+        let mut held = bytes.len().checked_sub(tail_len).map(|_| bytes);
+        let found = undamaged(source.as_ref(), table, tail_len as u64, || {
+            let tail = match held.take() {
+                Some(bytes) => Bytes::from(bytes).slice(first_len - tail_len..),
+                None => read(source.as_ref(), table, tail_len)?.into(),
+            };
+            let (offset, tail) = content(tail, &path, table, true)?;
+            let mut found = Self {
+                source: Arc::clone(&source),
+                path: path.clone(),
+                table: Vec::new(),
+                tail: tail.into(),
+                members: 0,
+                payload_bytes: 0,
+                table_position: table,
+            };
+            found.read_table(offset, table)?;
+            Ok(found)
+        });
+        found.map(Some)
     }
 
     /// `offset`: bytes of the index before the table; `position`: where the chunk of the table is.
@@ -178,12 +183,15 @@ impl Indexed {
             let len = whole_len(place);
             let lease = Lease::new(&self.source, position, len);
             let len = usize::try_from(len).unwrap_or(usize::MAX);
-            let bytes = read(self.source.as_ref(), position, len)?;
+            let bytes = undamaged(self.source.as_ref(), position, len as u64, || {
+                let bytes = read(self.source.as_ref(), position, len)?;
+                let (found, bytes) = content(bytes.into(), &self.path, position, false)?;
+                if found != offset || bytes.len() as u64 != place.len {
+                    return Err(bad("the table of the index leads elsewhere", position));
+                }
+                Ok(bytes)
+            })?;
             drop(lease);
-            let (found_offset, bytes) = content(bytes.into(), &self.path, position, false)?;
-            if found_offset != offset || bytes.len() as u64 != place.len {
-                return Err(bad("the table of the index leads elsewhere", position));
-            }
             offset += place.len;
             feed(&bytes, position)?;
         }

@@ -1,10 +1,13 @@
 //! An archive that can be read anywhere: a regular file, or whatever else has a length and ranges.
 
-use crate::base::error::Result;
+use crate::base::error::{Kind, Result};
 use crate::base::fsx::File;
 use crate::base::monitor::{Counters, Monitor};
 use std::cell::Cell;
 use std::sync::Arc;
+
+/// How often bytes are read, or fetched, that turn out to be damaged: from far away they may have been so on their way only.
+pub const DAMAGED_READS_MAX: u32 = 3;
 
 /// Bytes with positions. Any number of reads may be under way at once, from any number of threads.
 pub trait ReadAt: Send + Sync {
@@ -31,6 +34,18 @@ pub trait ReadAt: Send + Sync {
     /// Nobody reads these bytes of an expected range any more.
     fn release(&self, _position: u64, _len: u64) {}
 
+    /// CRC-32 of the bytes there, where they had better be compared before they are passed on: they came from far away, and
+    /// nobody has compared them. May wait as a read does.
+    fn crc32(&self, _position: u64, _len: u64) -> Result<Option<u32>> {
+        Ok(None)
+    }
+
+    /// What was read there is damaged. Tells whether it will be other bytes the next time: those that come from far away are
+    /// asked for again.
+    fn again(&self, _position: u64, _len: u64) -> bool {
+        false
+    }
+
     /// Whether reading these bytes does not wait for anything that is expected to come.
     fn is_near(&self, _position: u64, _len: u64) -> bool {
         true
@@ -49,6 +64,24 @@ pub trait ReadAt: Send + Sync {
     /// Waits a while for [`ReadAt::moves`] to become another one.
     fn wait(&self, _moves: u64) -> Result<()> {
         Ok(())
+    }
+}
+
+/// Does with bytes of `source` what finds out whether they are damaged, and once more with others where there are such.
+pub(super) fn undamaged<T>(
+    source: &dyn ReadAt,
+    position: u64,
+    len: u64,
+    mut read: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let mut reads = 1;
+    loop {
+        let result = read();
+        let damaged = matches!(&result, Err(e) if e.kind() == Kind::Checksum);
+        if !damaged || reads >= DAMAGED_READS_MAX || !source.again(position, len) {
+            return result;
+        }
+        reads += 1;
     }
 }
 

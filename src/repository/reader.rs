@@ -8,16 +8,13 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
 use crate::pipeline::input::{Extent, Feed, OpenFeed};
-use crate::pipeline::source::ReadAt;
+use crate::pipeline::source::{DAMAGED_READS_MAX, ReadAt};
 use crate::repository::catalog::Repository;
 use crate::repository::cut::Shares;
 use crate::repository::index::{Line, Reader as IndexReader};
 use crate::repository::manifest::Manifest;
 use crate::repository::source::{StoredFeed, StoredSource};
 use crate::store::{Class, PART_LEN_MIN, Shared};
-
-/// How often a range, or the index, is fetched whose bytes are not those that were stored.
-const DAMAGED_ATTEMPTS_MAX: u32 = 3;
 
 /// Bytes of the index that are read at once.
 const INDEX_READ_LEN: u64 = PART_LEN_MIN;
@@ -93,7 +90,7 @@ impl StoredBackup {
         let mut attempts = 1;
         loop {
             match self.read_plan(wanted) {
-                Err(error) if error.kind() == Kind::Checksum && attempts < DAMAGED_ATTEMPTS_MAX => {
+                Err(error) if error.kind() == Kind::Checksum && attempts < DAMAGED_READS_MAX => {
                     attempts += 1;
                 }
                 plan => return plan,
@@ -229,7 +226,7 @@ impl StoredBackup {
             };
             // On the way, most likely: then it is another one the next time.
             attempts += 1;
-            if attempts >= DAMAGED_ATTEMPTS_MAX {
+            if attempts >= DAMAGED_READS_MAX {
                 let what = format!(
                     "{} bytes have CRC-32 {found:08x} instead of {expected:08x} in",
                     range.len

@@ -258,6 +258,14 @@ impl ReadAt for StoredSource {
         Ok(())
     }
 
+    fn crc32(&self, position: u64, len: u64) -> Result<Option<u32>> {
+        self.fetching.crc32(position, len)
+    }
+
+    fn again(&self, position: u64, len: u64) -> bool {
+        self.fetching.again(position, len)
+    }
+
     fn expect(&self, ranges: &[(u64, u64)]) -> Result<()> {
         self.start_threads(self.fetching.expect(ranges)?)
     }
@@ -507,6 +515,68 @@ impl Fetching {
         }
     }
 
+    /// CRC-32 of what is or comes there, unless all of it was compared when it was fetched. `r[repository.read.checked]`
+    fn crc32(&self, position: u64, len: u64) -> Result<Option<u32>> {
+        let end = position.saturating_add(len).min(self.len());
+        let mut is_checked = true;
+        self.lock().each_overlap(position, end, |block, _| {
+            is_checked &= block.range.crc32.is_some();
+        });
+        if is_checked || !self.fits(len) {
+            return Ok(None);
+        }
+        let mut sum = crc32fast::Hasher::new();
+        let mut at = position;
+        while at < end {
+            // Whoever reads hears of it.
+            let Found::Block(begin, bytes) = self.block_at(at, &mut |_| Ok(()))? else {
+                return Ok(None);
+            };
+            let index = |position: u64| usize::try_from(position - begin).unwrap_or(usize::MAX);
+            let until = end.min(begin + bytes.len() as u64);
+            sum.update(bytes.get(index(at)..index(until)).unwrap_or_default());
+            at = until;
+        }
+        Ok(Some(sum.finalize()))
+    }
+
+    /// Asks again for what is there and was not compared when it was fetched; what is not held is fetched again anyhow.
+    fn again(&self, position: u64, len: u64) -> bool {
+        let end = position.saturating_add(len).min(self.len());
+        let mut state = self.lock();
+        let (mut held, mut checked, mut refused) = (0, 0, Vec::new());
+        state.each_overlap(position, end, |block, len| {
+            held += len;
+            match block.content {
+                Content::Here(_) if block.range.crc32.is_none() => {
+                    block.content = Content::Queued;
+                    refused.push(block.range);
+                }
+                Content::Here(_) | Content::Failed(_) => checked += len,
+                Content::Queued | Content::Coming => {}
+            }
+        });
+        for range in refused {
+            let begin = self.begin_of(&range);
+            state.queue.push_front(begin);
+        }
+        state.moves += 1;
+        drop(state);
+        self.changed.notify_all();
+        checked < held || held < end - position.min(end)
+    }
+
+    /// Whether so many bytes can be held at once whatever else is.
+    fn fits(&self, len: u64) -> bool {
+        len <= (self.pool.count() * self.pool.buf_size()) as u64 / 2
+    }
+
+    /// Where in the archive a range begins.
+    fn begin_of(&self, range: &Range) -> u64 {
+        let segment = self.borders.get(range.segment).copied();
+        segment.unwrap_or(0) + range.offset
+    }
+
     /// Tells of the first part that is damaged in the store.
     fn warn(&self, failure: &Failure) {
         if !self.warned.swap(true, Ordering::Relaxed) {
@@ -535,8 +605,7 @@ impl Fetching {
             return;
         }
         for range in done {
-            let begin = self.borders.get(range.segment).copied().unwrap_or(0);
-            state.blocks.remove(&(begin + range.offset));
+            state.blocks.remove(&self.begin_of(&range));
         }
         state.moves += 1;
         drop(state);
@@ -546,8 +615,7 @@ impl Fetching {
     fn is_near(&self, position: u64, len: u64) -> bool {
         let state = self.lock();
         let mut end = position.saturating_add(len).min(self.len());
-        let room = (self.pool.count() * self.pool.buf_size()) as u64;
-        if len > room / 2 {
+        if !self.fits(len) {
             // It might never be there as a whole; whoever reads it releases what it has read.
             end = end.min(position + 1);
         }

@@ -190,6 +190,62 @@ fn some_files_cost_little_more_than_they_are_long() {
     }
 }
 
+/// Nothing that a wire does to a range reaches anybody, though ranges that are not whole parts have no checksum of their own.
+// r[repository.read.checked]
+#[test]
+fn ranges_of_some_files_that_were_damaged_on_their_way_are_fetched_again() {
+    let net = net();
+    let mut tree = tree_of(4, 9);
+    let table = noise(11 << 20, 7);
+    let short = noise(70_000, 8);
+    tree.extend(files([
+        ("db/t01a.ibd", &table[..]),
+        ("db/short.ibd", &short[..]),
+    ]));
+    let archive = archive_of(&tree, "none");
+    net.place.put("a", &archive, &[]).expect(0);
+    let at = net.place.at("a");
+    let wanted = [("db/t01a.ibd", &table), ("db/short.ibd", &short)];
+    for (name, content) in wanted {
+        net.proxy.take_log();
+        net.place.run("cat", &[at.as_str(), name]).expect(0);
+        let undamaged = asked(&net.proxy).ranges;
+        for (n, (begin, end)) in undamaged.iter().enumerate() {
+            for place in [0, 40, (end - begin) / 2, end - begin - 1] {
+                // Of the end of the archive only the trailer is looked at.
+                if *end == archive.len() as u64 && begin + place != end - 1 {
+                    continue;
+                }
+                let range = format!("bytes={begin}-{}", end - 1);
+                net.proxy.on("GET", &range, 0, 1, Action::Flip(place));
+                let what = format!("byte {place} of range {n} of {name}");
+                let done = net.place.run("cat", &[at.as_str(), name]).expect(0);
+                assert!(done.out == **content, "{what}");
+                assert_eq!(done.err, "", "{what}");
+                net.proxy.heal();
+                let asked = asked(&net.proxy).ranges;
+                // A chunk may lie in two ranges.
+                let more = asked.len() - undamaged.len();
+                assert!((1..=2).contains(&more), "{what}: {asked:?}");
+            }
+        }
+        // Who stays damaged is told.
+        let (begin, end) = undamaged[1];
+        let middle = Action::Flip((end - begin) / 2);
+        let range = format!("bytes={begin}-{}", end - 1);
+        net.proxy.on("GET", &range, 0, usize::MAX, middle);
+        let dir = scratch();
+        let to = dir.path().join("to");
+        let args = ["-C", to.to_str().unwrap(), at.as_str(), name];
+        let done = net.place.run("extract", &args).expect(4);
+        assert!(done.err.contains(name), "{}", done.err);
+        assert!(!to.join(name).exists());
+        net.proxy.heal();
+        let asked = asked(&net.proxy).ranges;
+        assert_eq!(asked.iter().filter(|range| range.0 == begin).count(), 3);
+    }
+}
+
 #[test]
 fn a_restore_that_was_killed_goes_on_with_what_is_missing() {
     let net = net();

@@ -15,7 +15,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::monitor::{Counters, Monitor};
 use crate::base::pool::{Buf, BufPool};
 use crate::pipeline::sink::{FileSink, Sink};
-use crate::pipeline::source::ReadAt;
+use crate::pipeline::source::{ReadAt, undamaged};
 use crate::xbstream::index::Place;
 use crate::xbstream::{ArchivePath, ChunkHead, encode};
 
@@ -389,21 +389,16 @@ impl<'s> Lane<'s> {
                 position,
                 lease,
             } => {
+                let source = Arc::clone(self.source()?);
                 let head_len = encode::payload_head_len(path);
-                let mut buf = self.buffer(sink)?;
-                // A small chunk comes with its head; of a large one all pieces begin at block borders of the file.
-                let payload_len = usize::try_from(chunk.len)
-                    .ok()
-                    .filter(|len| head_len + len <= buf.len())
-                    .unwrap_or(0);
-                let len = head_len + payload_len;
-                self.let_go_if_far(sink, *position, len)?;
-                self.read(buf.get_mut(..len).unwrap_or_default(), *position)?;
-                let bytes = buf.freeze(len);
-                read = chunk.compare(bytes.slice(..head_len), path, *position)?;
-                let payload = bytes.slice(head_len..);
+                let whole_len = head_len as u64 + chunk.len;
+                let (found, payload, payload_sum) =
+                    undamaged(source.as_ref(), *position, whole_len, || {
+                        self.begin(chunk, path, *position, sink)
+                    })?;
+                read = found;
                 if !payload.is_empty() {
-                    sum.update(&payload);
+                    sum = payload_sum;
                     sink.data(chunk.offset, payload)?;
                     done = chunk.len;
                 }
@@ -430,6 +425,42 @@ impl<'s> Lane<'s> {
         Ok(sum)
     }
 
+    /// Reads the head of a chunk that the index tells of, with its payload if that is short, and its checksum. Payload that
+    /// stays where it is has been compared if it can come from there once more: the sink cannot give anything back.
+    fn begin(
+        &mut self,
+        chunk: &FarChunk,
+        path: &ArchivePath,
+        position: u64,
+        sink: &mut dyn FileSink,
+    ) -> Result<(ChunkHead, Bytes, crc32fast::Hasher)> {
+        let head_len = encode::payload_head_len(path);
+        let mut buf = self.buffer(sink)?;
+        // A small chunk comes with its head; of a large one all pieces begin at block borders of the file.
+        let payload_len = usize::try_from(chunk.len)
+            .ok()
+            .filter(|len| head_len + len <= buf.len())
+            .unwrap_or(0);
+        let len = head_len + payload_len;
+        self.let_go_if_far(sink, position, len)?;
+        self.read(buf.get_mut(..len).unwrap_or_default(), position)?;
+        let bytes = buf.freeze(len);
+        let head = chunk.compare(bytes.slice(..head_len), path, position)?;
+        let payload = bytes.slice(head_len..);
+        let mut sum = crc32fast::Hasher::new();
+        sum.update(&payload);
+        let found = if payload.is_empty() {
+            let begin = position + head_len as u64;
+            self.source()?.crc32(begin, chunk.len)?
+        } else {
+            Some(sum.clone().finalize())
+        };
+        if let Some(found) = found {
+            head.check_crc(found)?;
+        }
+        Ok((head, payload, sum))
+    }
+
     /// A buffer of this lane; if all are held back somewhere, they are asked for.
     fn buffer(&mut self, sink: &mut dyn FileSink) -> Result<Buf> {
         if let Some(buf) = self.bufs.try_get() {
@@ -450,12 +481,14 @@ impl<'s> Lane<'s> {
         Ok(())
     }
 
+    fn source(&self) -> Result<&Arc<dyn ReadAt>> {
+        let source = self.common.source.as_ref();
+        source.ok_or_else(|| Error::new(Kind::Failed, "the archive can only be read in order"))
+    }
+
     /// Fills `buf` from `position` of the source.
     fn read(&self, buf: &mut [u8], position: u64) -> Result<()> {
-        let source = self.common.source.as_ref();
-        let source = source
-            .ok_or_else(|| Error::new(Kind::Failed, "the archive can only be read in order"))?;
-        let n = source.read_at(buf, position)?;
+        let n = self.source()?.read_at(buf, position)?;
         if n < buf.len() {
             let what = "the archive ends, where more must be, inside";
             return Err(Error::new(Kind::Incomplete, what).at(position + n as u64));
