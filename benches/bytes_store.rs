@@ -2,7 +2,7 @@
 //! It checks no signature and no checksum, hashes nothing, and uses one thread.
 //!
 //! `bytes_store BUCKET...` prints its address and serves until standard input ends. `GET /-/bytes` tells how many bytes of bodies
-//! it has sent, and `DELETE /-/` makes it forget everything.
+//! it has sent, and `DELETE /-/` makes it forget everything. After `PUT /-/far` it answers as one does that is far away.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,15 +11,28 @@
 )]
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+
+/// What Amazon's own transfer manager (aws-sdk-s3-transfer-manager 0.3) takes S3 to do: how long an answer takes to begin, and bytes per
+/// second of one request's body to the store and from it.
+const FAR_LATENCY: Duration = Duration::from_millis(30);
+const FAR_UP: u32 = 20_000_000;
+const FAR_DOWN: u32 = 90_000_000;
+
+/// Bytes that a far store sends at once.
+const FAR_PIECE_LEN: usize = 256 << 10;
 
 /// An object: its parts in order.
 type Parts = Vec<Bytes>;
@@ -33,12 +46,53 @@ struct State {
     /// Uploads and objects so far; tags are made of it.
     count: u64,
     sent: u64,
+    far: bool,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Content>;
+
+/// The body of an answer.
+#[derive(Debug)]
+struct Content {
+    rest: Bytes,
+    /// When the next piece may be sent, of a store that is far away.
+    next: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let mut len = self.rest.len();
+        if let Some(next) = &mut self.next {
+            ready!(next.as_mut().poll(context));
+            len = len.min(FAR_PIECE_LEN);
+            let pause = Duration::from_secs(len as u64) / FAR_DOWN;
+            let then = next.deadline() + pause;
+            next.as_mut().reset(then);
+        }
+        let piece = self.rest.split_to(len);
+        Poll::Ready((len > 0).then(|| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
 
 fn answer(status: u16, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(Content {
+        rest: body.into(),
+        next: None,
+    });
     *answer.status_mut() = StatusCode::from_u16(status).unwrap();
     answer
 }
@@ -235,15 +289,50 @@ async fn serve(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Answer {
     if header("x-amz-decoded-content-length").is_some() {
         return refused(501, "NotImplemented");
     }
+    let begun = tokio::time::Instant::now();
     let body = body_of(request).await;
-    let mut state = state.lock().unwrap();
-    if path.starts_with("-/") {
-        if method == Method::DELETE {
-            state.objects.clear();
-            state.uploads.clear();
+    let len = body.len() as u64;
+    let (mut answer, far) = {
+        let mut state = state.lock().unwrap();
+        if path.starts_with("-/") {
+            match method {
+                Method::DELETE => {
+                    state.objects.clear();
+                    state.uploads.clear();
+                }
+                Method::PUT => state.far = true,
+                _ => {}
+            }
+            return answer(200, format!("{}\n", std::mem::take(&mut state.sent)));
         }
-        return answer(200, format!("{}\n", std::mem::take(&mut state.sent)));
+        let answer = act(
+            &mut state,
+            &method,
+            path,
+            &query,
+            range.as_deref(),
+            only_new,
+            body,
+        );
+        (answer, state.far)
+    };
+    if far {
+        let taken = FAR_LATENCY + Duration::from_secs(len) / FAR_UP;
+        tokio::time::sleep_until(begun + taken).await;
+        answer.body_mut().next = Some(Box::pin(tokio::time::sleep(Duration::ZERO)));
     }
+    answer
+}
+
+fn act(
+    state: &mut State,
+    method: &Method,
+    path: String,
+    query: &HashMap<String, String>,
+    range: Option<&str>,
+    only_new: bool,
+    body: Bytes,
+) -> Answer {
     let (bucket, key) = path.split_once('/').unwrap_or((&path, ""));
     if !state.buckets.iter().any(|b| b == bucket) {
         return refused(404, "NoSuchBucket");
@@ -251,12 +340,12 @@ async fn serve(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Answer {
     state.count += 1;
     let tag = format!("{:032x}-1", state.count);
     let upload = query.get("uploadId");
-    match method {
+    match *method {
         Method::GET if query.contains_key("location") => xml("LocationConstraint", ""),
-        Method::GET if key.is_empty() => list(&state, bucket, &query),
+        Method::GET if key.is_empty() => list(state, bucket, query),
         Method::HEAD if key.is_empty() => answer(200, ""),
-        Method::GET => read(&mut state, &path, range.as_deref(), false),
-        Method::HEAD => read(&mut state, &path, None, true),
+        Method::GET => read(state, &path, range, false),
+        Method::HEAD => read(state, &path, None, true),
         Method::POST if query.contains_key("uploads") => {
             state.uploads.insert(tag.clone(), BTreeMap::new());
             let inner =
@@ -330,7 +419,7 @@ fn main() {
             let state = Arc::clone(&state);
             let service = hyper::service::service_fn(move |request| {
                 let state = Arc::clone(&state);
-                async move { Ok::<_, std::convert::Infallible>(serve(state, request).await) }
+                async move { Ok::<_, Infallible>(serve(state, request).await) }
             });
             // How a connection ends is the client's affair.
             tokio::spawn(async move {

@@ -3,7 +3,7 @@
 #
 #   benches/store.sh [RUNS]        all measurements; RUNS of each client, default 5
 #   ONLY=upload benches/store.sh   only those whose name contains the word: upload, download, restore, one-table,
-#                                  xbcloud
+#                                  xbcloud, far (the same streams, and a store that is as far away as Amazon's)
 #   ENDPOINT=http://127.0.0.1:PORT BUCKET=NAME SIZE=1G benches/store.sh
 #                                  a store that is there, instead of one that only keeps bytes; credentials from the environment
 #
@@ -74,29 +74,36 @@ clients() {
     done
 }
 
-if wanted upload || wanted download; then
+# streams PREFIX: a stream, up and down again
+streams() {
+    local up=$1upload down=$1download
+    wanted "$up" || wanted "$down" || return 0
     mkdir "$work/large"
     for i in 1 2; do head -c "$(($(numfmt --from=iec "$size") / 2))" /dev/urandom >"$work/large/file$i"; done
     "$xb" create -q -C "$work/large" --to "$work/large.xb" .
     rm -rf "$work/large"
-    clients upload 'wall 0.8, cpu 0.6' "cat $work/large.xb" '' clear \
+    clients "$up" 'wall 0.8, cpu 0.6' "cat $work/large.xb" '' clear \
         "$xb put -q $ours s3://$BUCKET/b" \
         'rclone rcat' "rclone rcat r:$BUCKET/b" \
         'aws s3 cp -' "$aws s3 cp --only-show-errors - s3://$BUCKET/b" \
         's5cmd pipe' "$s5 pipe s3://$BUCKET/b"
-    if wanted download; then
+    if wanted "$down"; then
         clear
         "$xb" put -q $ours "s3://$BUCKET/ours" <"$work/large.xb"
         $aws s3 cp --only-show-errors - "s3://$BUCKET/b" <"$work/large.xb"
         rm "$work/large.xb"
-        clients download 'wall 0.8, cpu 0.6' '' cat : \
+        url=$($aws s3 presign "s3://$BUCKET/b")
+        clients "$down" 'wall 0.8, cpu 0.6' '' cat : \
             "$xb get -q $ours s3://$BUCKET/ours" \
             'rclone cat' "rclone cat r:$BUCKET/b" \
             'aws s3 cp' "$aws s3 cp --only-show-errors s3://$BUCKET/b -" \
-            's5cmd cat' "$s5 cat s3://$BUCKET/b"
+            's5cmd cat' "$s5 cat s3://$BUCKET/b" \
+            'curl, no bar' "curl -sf '$url'"
     fi
     rm -f "$work/large.xb"
-fi
+}
+
+streams ''
 
 if wanted xbcloud; then
     # Chunk by chunk an object: rclone copies the same objects, as many at a time, and writes them in the order that it likes.
@@ -151,4 +158,9 @@ if wanted one-table && [ -n "${kept:-}" ]; then
     fetched=$(curl -s "$ENDPOINT/-/bytes")
     printf '%-34s %d bytes fetched for %d bytes, of %d: %.3f   bar: 1.1\n' one-table "$fetched" "$table" "$whole" \
         "$(awk "BEGIN {print $fetched / $table}")"
+fi
+
+if [ -n "${kept:-}" ]; then
+    curl -s -X PUT "$ENDPOINT/-/far" >/dev/null
+    streams far-
 fi

@@ -138,7 +138,7 @@ impl Verb for CreateArgs {
             names: self.paths,
             target,
             encoders,
-            memory: self.common.memory,
+            memory: self.common.memory(),
             parallel: self.common.parallel(),
             chunk_len: self.chunk.len()?,
             sparse: self.sparse,
@@ -196,7 +196,10 @@ impl Source {
         Ok(ReadOptions {
             access: how.access,
             source: Some(self.source),
-            memory: common.memory,
+            memory: match stored {
+                Some(_) => common.memory_with_store(),
+                None => common.memory(),
+            },
             parallel: common.parallel(),
             decoders: how.decoders,
             keep_going: how.keep_going,
@@ -593,7 +596,8 @@ impl Verb for VerifyArgs {
             let Some(backup) = found else {
                 return Err(Error::new(Kind::Usage, "--level is for backups in a store"));
             };
-            return verify_stored(&backup, self.level, self.common.memory, self.json, run);
+            let memory = self.common.memory_with_store();
+            return verify_stored(&backup, self.level, memory, self.json, run);
         }
         let selection = self.chosen.selection();
         let access = if selection.is_everything() {

@@ -88,14 +88,15 @@ const ARCHIVE_SUFFIXES: [&str; 3] = ["xb", "xbstream", "mbstream"];
 fn destination(
     to: PathBuf,
     store: &StoreArgs,
-    memory: ByteCount,
+    common: &Common,
     run: &Run,
 ) -> Result<(Destination, ByteCount)> {
+    let memory = common.memory();
     let suffix = to.extension().and_then(std::ffi::OsStr::to_str);
     if to.as_os_str() == "-" {
         return Ok((Destination::Stdout, memory));
     }
-    if let Some((place, memory)) = store.new_backup(&to, memory, run)? {
+    if let Some((place, memory)) = store.new_backup(&to, common, run)? {
         return Ok((Destination::Sink(Arc::new(place)), memory));
     }
     let destination = if suffix.is_some_and(|s| ARCHIVE_SUFFIXES.contains(&s)) {
@@ -125,7 +126,7 @@ impl Verb for BackupArgs {
         encoders.extend(self.encrypt.encoder(monitor)?);
         let connect = self.connect.resolve(monitor)?;
         let server = Server::new(connect, run.cancel.clone()).with_waits(waits);
-        let (destination, memory) = destination(self.to, &self.store, self.common.memory, run)?;
+        let (destination, memory) = destination(self.to, &self.store, &self.common, run)?;
         let options = BackupOptions {
             destination,
             encoders,

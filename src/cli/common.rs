@@ -5,17 +5,18 @@ use clap::{Args, ValueEnum};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::units::ByteCount;
 use crate::codec::{Encoders, FRAME_LEN_MAX, FRAME_LEN_MIN};
-use crate::pipeline::budget::{READ_LEN, default_lanes};
+use crate::pipeline::budget::{MEMORY_DEFAULT, READ_LEN, default_lanes};
 use crate::pipeline::compression::Compression;
+use crate::repository::cut::STORE_MEMORY_DEFAULT;
 use crate::xbstream::limits::CHUNK_PAYLOAD_LEN_DEFAULT;
 
 /// Options that every verb has.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub(super) struct Common {
-    /// Memory for buffers: at least 8M, fixed for the whole run
-    #[arg(long, value_name = "SIZE", default_value = "64M")]
-    pub(super) memory: ByteCount,
+    /// Memory for buffers: at least 8M, fixed for the whole run [default: 64M, with a store 256M]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteCount>,
 
     /// Files worked on at the same time [default: by the processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -35,6 +36,15 @@ pub(super) struct Common {
 }
 
 impl Common {
+    /// Where no store is written or read.
+    pub(super) fn memory(&self) -> ByteCount {
+        self.memory.unwrap_or(ByteCount(MEMORY_DEFAULT))
+    }
+
+    pub(super) fn memory_with_store(&self) -> ByteCount {
+        self.memory.unwrap_or(ByteCount(STORE_MEMORY_DEFAULT))
+    }
+
     pub(super) fn parallel(&self) -> usize {
         self.parallel.map_or_else(default_lanes, usize::from)
     }

@@ -86,8 +86,8 @@ impl Verb for ConvertArgs {
         let mut encoders = self.compress.encoders()?;
         encoders.extend(self.encrypt.encoder(run.monitor.as_ref())?);
         check_sparse(self.sparse, &encoders)?;
-        let memory = self.common.memory;
-        let place = self.source.store.new_backup(&self.to, memory, run)?;
+        let store = &self.source.store;
+        let place = store.new_backup(&self.to, &self.common, run)?;
         let selection = self.chosen.selection();
         let how = ReadHow {
             decoders: self.decode.decoders(run)?,

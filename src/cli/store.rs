@@ -110,7 +110,7 @@ impl Verb for PutArgs {
         } else {
             Origin::Command(self.command)
         };
-        let (unfinished, memory) = (self.allow_unfinished, self.common.memory);
+        let (unfinished, memory) = (self.allow_unfinished, self.common.memory_with_store());
         let stored = put(&repository, &name, &origin, unfinished, memory, run)?;
         run.monitor
             .info(format!("stored as {}", repository.describe(&name)));
@@ -151,7 +151,7 @@ impl Verb for GetArgs {
 
     fn run(self: Box<Self>, run: &Run) -> Result<Summary> {
         let backup = self.store.backup(&self.name, run)?;
-        let bytes = get(&backup, self.common.memory, run)?;
+        let bytes = get(&backup, self.common.memory_with_store(), run)?;
         Ok(Summary {
             files: backup.manifest().archive.files,
             bytes,
@@ -481,7 +481,8 @@ impl Verb for CopyArgs {
         let (repository, name) = self.store.named(&self.to, true, run)?;
         let origin = Origin::Stored(Box::new(from));
         // Whoever stored it has decided.
-        let stored = put(&repository, &name, &origin, true, self.common.memory, run)?;
+        let memory = self.common.memory_with_store();
+        let stored = put(&repository, &name, &origin, true, memory, run)?;
         Ok(Summary {
             files: stored.archive.files,
             bytes: stored.archive.bytes,

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::base::error::{Error, Kind, Result};
 use crate::base::run::Run;
 use crate::base::units::ByteCount;
+use crate::cli::common::Common;
 use crate::repository::cut::Shares;
 use crate::repository::{Location, NewBackup, Repository, StoredBackup, name_of_now};
 use crate::store::s3::{
@@ -189,11 +190,11 @@ impl StoreArgs {
     }
 
     /// The place in a store that `to` means (s3://..., or a store itself with a slash at its end), if it means one; and what of
-    /// `memory` that leaves for whoever feeds it.
+    /// the memory that leaves for whoever feeds it.
     pub(super) fn new_backup(
         &self,
         to: &Path,
-        memory: ByteCount,
+        common: &Common,
         run: &Run,
     ) -> Result<Option<(NewBackup, ByteCount)>> {
         let text = to.to_str().unwrap_or_default();
@@ -204,6 +205,7 @@ impl StoreArgs {
         if location.name.is_empty() {
             location.name = name_of_now();
         }
+        let memory = common.memory_with_store();
         let shares = Shares::new(memory)?;
         let repository = self.open(&location.store, true, run)?;
         run.monitor.info(format!("storing backup {location}"));
