@@ -164,7 +164,7 @@ const OPTIONS: &[Opt<Settings>] = &[
     opt(
         "md5",
         Action::Bool(|s, on| s.md5 = on),
-        "Store the MD5 of each chunk as NAME.md5.",
+        "put: store the MD5 of each chunk as NAME.md5. get: compare with it.",
     ),
     opt(
         "insecure",
@@ -726,7 +726,12 @@ fn get(settings: &Settings, target: &str, files: &[String], run: &Run) -> Result
         return Err(usage("--fifo-streams is for put: get writes one stream"));
     }
     let (store, name) = settings.open(target, false, run)?;
-    let backup = CloudBackup::open(&store, &name, files)?;
+    let mut backup = CloudBackup::open(&store, &name, files)?;
+    if settings.md5 && !backup.compare_digests()? {
+        run.monitor.warning(format!(
+            "there is no {name}.md5: chunks are compared with their own checksums only"
+        ));
+    }
     let told = |key: &str, len: u64| {
         if settings.verbose {
             tell(&format!(

@@ -8,13 +8,75 @@ use std::process::Command;
 use md5::{Digest as _, Md5};
 
 use crate::cloud::{Cloud, clean, extracted, keys, laid_out, objects, sample, xbcloud};
-use crate::fault_proxy::FaultProxy;
+use crate::fault_proxy::{Action, FaultProxy};
 use crate::s3_server::{ACCESS_KEY, BUCKET, Ceph, LocalS3, SECRET_KEY};
 use crate::server::TestServer;
 use crate::tool::{
     Chunks, Node, Tree, assert_same, files, need, noise, pipe, read_tree, run, scratch,
     split_chunks, xbpipe,
 };
+
+/// The list of digests tells what nothing else does: that a file is not there at all, and that an object is another whole chunk.
+// r[cloud-layout.get.md5]
+#[test]
+fn a_backup_is_compared_with_its_list_of_digests() {
+    let server = LocalS3::start();
+    let proxy = FaultProxy::start(server.address());
+    let cloud = Cloud::at(&proxy.url(), BUCKET);
+    let (stream, tree) = sample();
+    let get = |more: &[&str]| cloud.run(&[&["get", "a", "--md5"], more].concat());
+    let object = |name: &str| server.bucket().join("a").join(name);
+    cloud.put("a", &stream, &[]).expect(0);
+    let done = get(&[]).expect(0);
+    assert!(done.err.contains("there is no a.md5"), "{}", done.err);
+    cloud.run(&["delete", "a"]).expect(0);
+
+    cloud.put("a", &stream, &["--md5"]).expect(0);
+    for more in [&[][..], &["--parallel=1"]] {
+        let done = get(more).expect(0);
+        assert_same(&extracted(&done.out), &tree);
+        assert_eq!(done.err, "xbcloud: Download completed.\n");
+    }
+    assert_eq!(split_chunks(&get(&["db/empty"]).expect(0).out).len(), 1);
+    // A list that was damaged on its way, or that is no list.
+    proxy.on("GET", "a.md5", 0, 1, Action::Flip(40));
+    get(&[]).expect(1);
+    proxy.heal();
+
+    // Another version of a chunk, with all that belongs to a chunk.
+    let name = "xtrabackup_checkpoints.00000000000000000000";
+    let kept = std::fs::read(object(name)).unwrap();
+    let text = String::from_utf8_lossy(&kept).into_owned();
+    let content = text.split_once("backup_type").unwrap().1;
+    let other = format!("backup_type{content}").replace("4711", "4712");
+    let other = Chunks::new()
+        .payload("xtrabackup_checkpoints", 0, other.as_bytes())
+        .0;
+    assert_eq!(other.len(), kept.len());
+    std::fs::write(object(name), &other).unwrap();
+    cloud.run(&["get", "a"]).expect(0);
+    let done = get(&[]).expect(1);
+    assert!(
+        done.last_line().contains("MD5") && done.err.contains(name),
+        "{}",
+        done.err
+    );
+    get(&["db/empty"]).expect(0);
+    std::fs::write(object(name), &kept).unwrap();
+    get(&[]).expect(0);
+
+    // A file that is not there at all.
+    cloud.run(&["delete", "a", "db/a.ibd"]).expect(0);
+    cloud.run(&["get", "a"]).expect(0);
+    let done = get(&[]).expect(1);
+    assert!(
+        done.last_line().contains("of \"db/a.ibd\" is missing"),
+        "{}",
+        done.err
+    );
+    assert!(done.out.is_empty());
+    get(&["db/empty"]).expect(0);
+}
 
 // r[cloud-layout.key] r[cloud-layout.md5] r[compat-xbcloud.lines]
 #[test]

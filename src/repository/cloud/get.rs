@@ -1,11 +1,13 @@
 //! `get` and `delete`: a backup by what the store lists, fetched several chunks at a time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use md5::{Digest as _, Md5};
 
+use super::digests::{self, Digest};
 use super::layout::{
     chunk_key, digests_key, is_marker, is_small_metadata, parse, prefix, whole_file,
 };
@@ -16,11 +18,9 @@ use crate::base::monitor::Counters;
 use crate::base::pool::BufPool;
 use crate::base::run::Run;
 use crate::pipeline::output::{Output, Target};
+use crate::pipeline::source::DAMAGED_READS_MAX;
 use crate::store::{self, Class, Shared};
 use crate::xbstream::{Body, ChunkHead, Decoder, Event, Tracker};
-
-/// How often a chunk is fetched whose bytes are not those that were stored.
-const DAMAGED_ATTEMPTS_MAX: u32 = 3;
 
 /// Numbers and lengths of the chunks of each file.
 type Found = BTreeMap<String, Vec<(u64, u64)>>;
@@ -31,6 +31,8 @@ struct StoredFile {
     path: String,
     /// Bytes of each of its chunks.
     lens: Vec<u64>,
+    /// The MD5 of each of its chunks, if they are to be compared.
+    digests: Vec<Digest>,
 }
 
 /// A backup, or some files of one, that is whole by what the store lists.
@@ -40,6 +42,8 @@ pub struct CloudBackup {
     name: String,
     /// One with content first, if there is one.
     files: Vec<StoredFile>,
+    /// Only some files are wanted.
+    partial: bool,
 }
 
 fn found(store: &Shared, name: &str) -> Result<Found> {
@@ -112,7 +116,12 @@ impl CloudBackup {
             let lens = whole_file(&path, chunks).map_err(incomplete)?;
             // r[cloud-layout.get.held]
             let first = is_marker(&path) && lens.len() > 1;
-            let file = StoredFile { path, lens };
+            let digests = Vec::new();
+            let file = StoredFile {
+                path,
+                lens,
+                digests,
+            };
             if first {
                 files.push_front(file);
             } else {
@@ -127,7 +136,45 @@ impl CloudBackup {
             store: Arc::clone(store),
             name: name.to_owned(),
             files,
+            partial: !wanted.is_empty(),
         })
+    }
+
+    /// From now on everything is compared with the list of digests: what that names must be there, and what is there must be
+    /// named. Tells whether there is a list. `r[cloud-layout.get.md5]`
+    pub fn compare_digests(&mut self) -> Result<bool> {
+        let mut listed: HashMap<&str, Vec<Option<Digest>>> = (self.files.iter())
+            .map(|file| (file.path.as_str(), vec![None; file.lens.len()]))
+            .collect();
+        let list = digests_key(&self.name);
+        let incomplete = |what: String| {
+            let what = format!("backup {} is not as {list} says: {what}", self.name);
+            Error::new(Kind::Incomplete, what)
+                .hint("objects were removed, or the list is of another backup of this name")
+        };
+        let found = digests::read(self.store.as_ref(), &self.name, |digest, path, index| {
+            let at = usize::try_from(index).unwrap_or(usize::MAX);
+            match listed.get_mut(path).map(|chunks| chunks.get_mut(at)) {
+                Some(Some(chunk)) => *chunk = Some(digest),
+                None if self.partial => {}
+                _ => return Err(incomplete(format!("chunk {index} of {path:?} is missing"))),
+            }
+            Ok(())
+        })?;
+        if !found {
+            return Ok(false);
+        }
+        let mut digests = Vec::with_capacity(self.files.len());
+        for file in &self.files {
+            let chunks = listed.remove(file.path.as_str()).unwrap_or_default();
+            let whole: Option<Vec<Digest>> = chunks.into_iter().collect();
+            let unnamed = || incomplete(format!("it does not name all of {:?}", file.path));
+            digests.push(whole.ok_or_else(unnamed)?);
+        }
+        for (file, digests) in self.files.iter_mut().zip(digests) {
+            file.digests = digests;
+        }
+        Ok(true)
     }
 
     fn key(&self, piece: &Piece) -> Result<(String, &StoredFile)> {
@@ -303,18 +350,18 @@ impl Fetching<'_> {
                 e.path(format!("{}/{key}", self.backup.store.url()))
                     .hint("the object is damaged in the store; use another backup")
             };
-            let mut attempts = 1;
+            let mut reads = 1;
             // r[cloud-layout.get.checked] On the way, most likely: then it is right the next time.
-            while piece.is_whole() && attempts < DAMAGED_ATTEMPTS_MAX {
-                if check.examine(file, &piece, bytes.clone()).is_ok() {
-                    break;
+            let head = loop {
+                let head = check.examine(file, &piece, bytes.clone());
+                if head.is_ok() || !piece.is_whole() || reads >= DAMAGED_READS_MAX {
+                    break head;
                 }
-                attempts += 1;
+                reads += 1;
                 let mut again = vec![0; piece.len];
                 self.backup.fetch(&piece, &mut again)?;
                 bytes = again.into();
-            }
-            let head = check.examine(file, &piece, bytes.clone());
+            };
             if let Some(head) = head.map_err(damaged)? {
                 let followed = check.tracker.chunk(&head);
                 followed.map_err(|e| damaged(e.into()))?;
@@ -336,6 +383,7 @@ struct Check {
     /// The chunk at hand.
     decoder: Decoder,
     head: Option<ChunkHead>,
+    digest: Md5,
 }
 
 impl Check {
@@ -349,6 +397,12 @@ impl Check {
         if piece.offset == 0 {
             self.decoder = Decoder::default();
             self.head = None;
+            self.digest = Md5::new();
+        }
+        let at = usize::try_from(piece.index).unwrap_or(usize::MAX);
+        let expected = file.digests.get(at);
+        if expected.is_some() {
+            self.digest.update(&bytes);
         }
         let wrong = |what: &str| Err(Error::new(Kind::Checksum, what));
         self.decoder.feed(bytes);
@@ -374,6 +428,12 @@ impl Check {
         let is_last = piece.index + 1 == file.lens.len() as u64;
         if matches!(head.body, Body::End) != is_last {
             return wrong("the end of the file is in the wrong object:");
+        }
+        if let Some(expected) = expected {
+            let found: Digest = self.digest.finalize_reset().into();
+            if found != *expected {
+                return wrong("the MD5 is not that of the list:");
+            }
         }
         Ok(Some(head))
     }
@@ -455,6 +515,7 @@ mod tests {
         StoredFile {
             path: path.to_owned(),
             lens: lens.to_vec(),
+            digests: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::store::Store;
 use crate::xbstream::limits::HEAD_LEN;
 
 /// Digits of a chunk's number.
-const DIGITS: usize = 20;
+pub(super) const DIGITS: usize = 20;
 
 /// Files that are written last: whoever has one has the rest. `r[cloud-layout.marker]`
 const MARKERS: &[&str] = &[

@@ -1,6 +1,7 @@
 //! Backups as Percona's xbcloud lays them out: one object for each chunk of the archive. Normative text:
 //! `format-spec/cloud-layout.md`.
 
+mod digests;
 mod get;
 mod layout;
 mod put;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, bounded};
 use md5::{Digest as _, Md5};
 
+use super::digests;
 use super::layout::{chunk_key, chunk_name, digests_key, is_marker, parse, prefix};
 use super::{CLOUD_BUF_LEN, KEPT_BACK_LEN_MAX};
 use crate::base::error::{Error, Kind, Result};
@@ -516,9 +517,7 @@ impl<'p> Cutter<'p> {
         let Some(digest) = passing.digest else {
             return Ok(());
         };
-        let digest = digest.finalize();
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let line = format!("{hex}  {}\n", passing.name);
+        let line = digests::line(digest.finalize().into(), &passing.name);
         match &mut putting.lock().digests {
             Some(digests) => digests.write(
                 line.as_bytes(),
