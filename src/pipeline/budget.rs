@@ -24,7 +24,7 @@ pub static ZEROS: [u8; FRAME_LEN] = [0; FRAME_LEN];
 /// Least `--memory`: below this two lanes could not each hold a buffer at every stage.
 pub const MEMORY_MIN: u64 = 8 * MIB;
 
-/// `--memory` when not given.
+/// `--memory` when not given and no store is at hand.
 pub const MEMORY_DEFAULT: u64 = 64 * MIB;
 
 /// Most compressed pieces in one chunk.

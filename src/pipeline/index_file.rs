@@ -64,7 +64,7 @@ impl Indexed {
             }
         };
         let (bytes, table) = match undamaged(source.as_ref(), begin, first_len as u64, first_read) {
-            Err(error) if bad_index(&error) => return Ok(None),
+            Err(error) if error.kind() == Kind::Checksum => return Ok(None),
             read => read?,
         };
         let tail_len = match len.checked_sub(table) {

@@ -1,6 +1,6 @@
 //! An archive that can be read anywhere: a regular file, or whatever else has a length and ranges.
 
-use crate::base::error::{Kind, Result};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::fsx::File;
 use crate::base::monitor::{Counters, Monitor};
 use std::cell::Cell;
@@ -34,9 +34,9 @@ pub trait ReadAt: Send + Sync {
     /// Nobody reads these bytes of an expected range any more.
     fn release(&self, _position: u64, _len: u64) {}
 
-    /// CRC-32 of the bytes there, where they had better be compared before they are passed on: they came from far away, and
-    /// nobody has compared them. May wait as a read does.
-    fn crc32(&self, _position: u64, _len: u64) -> Result<Option<u32>> {
+    /// CRC-32 of the bytes there but the first `skip`, where they had better be compared before they are passed on: they came
+    /// from far away, and nobody has compared them. May wait as a read does.
+    fn crc32(&self, _position: u64, _len: u64, _skip: u64) -> Result<Option<u32>> {
         Ok(None)
     }
 
@@ -67,6 +67,20 @@ pub trait ReadAt: Send + Sync {
     }
 }
 
+/// Whether what turned out to be damaged after so many `reads` is worth another one. `error` must be about these bytes alone: what
+/// was read before does not come again.
+pub(super) fn once_more(
+    source: &dyn ReadAt,
+    (position, len): (u64, u64),
+    reads: &mut u32,
+    error: &Error,
+) -> bool {
+    let more =
+        error.kind() == Kind::Checksum && *reads < DAMAGED_READS_MAX && source.again(position, len);
+    *reads += u32::from(more);
+    more
+}
+
 /// Does with bytes of `source` what finds out whether they are damaged, and once more with others where there are such.
 pub(super) fn undamaged<T>(
     source: &dyn ReadAt,
@@ -76,12 +90,10 @@ pub(super) fn undamaged<T>(
 ) -> Result<T> {
     let mut reads = 1;
     loop {
-        let result = read();
-        let damaged = matches!(&result, Err(e) if e.kind() == Kind::Checksum);
-        if !damaged || reads >= DAMAGED_READS_MAX || !source.again(position, len) {
-            return result;
+        match read() {
+            Err(error) if once_more(source, (position, len), &mut reads, &error) => {}
+            result => return result,
         }
-        reads += 1;
     }
 }
 

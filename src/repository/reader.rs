@@ -263,7 +263,7 @@ impl OpenFeed for StoredBackup {
         if !self.manifest.archive.is_proven() {
             return Ok(None);
         }
-        let source = StoredSource::new(self, extent, memory, run)?;
+        let source = StoredSource::new(self, extent, false, memory, run)?;
         Ok(Some(Arc::new(source)))
     }
 

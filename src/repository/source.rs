@@ -53,6 +53,8 @@ struct Fetching {
     crcs: Mutex<Option<Vec<u32>>>,
     state: Mutex<State>,
     changed: Condvar,
+    /// A damaged part is an error; otherwise it is told of, and read as what nobody has compared.
+    strict: bool,
     /// A damaged part was told of.
     warned: AtomicBool,
     run: Run,
@@ -134,6 +136,7 @@ impl StoredSource {
     pub(super) fn new(
         backup: &StoredBackup,
         extent: Extent,
+        strict: bool,
         memory: ByteCount,
         run: &Run,
     ) -> Result<Self> {
@@ -170,6 +173,7 @@ impl StoredSource {
             crcs: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
+            strict,
             warned: AtomicBool::new(false),
             run: run.clone(),
         };
@@ -221,16 +225,7 @@ impl ReadAt for StoredSource {
         while done < len {
             let at = position + done as u64;
             let room = buf.get_mut(done..len).unwrap_or_default();
-            done += match self
-                .fetching
-                .block_at(at, &mut |failure| match failure.kind {
-                    // Whether the damage is where somebody reads, checksums of chunks tell.
-                    Kind::Checksum => {
-                        self.fetching.warn(&failure);
-                        Ok(())
-                    }
-                    _ => Err(failure.into()),
-                })? {
+            done += match self.fetching.block_at(at)? {
                 Found::Block(begin, bytes) => {
                     let skip = usize::try_from(at - begin).unwrap_or(usize::MAX);
                     let bytes = bytes.get(skip..).unwrap_or_default();
@@ -258,8 +253,8 @@ impl ReadAt for StoredSource {
         Ok(())
     }
 
-    fn crc32(&self, position: u64, len: u64) -> Result<Option<u32>> {
-        self.fetching.crc32(position, len)
+    fn crc32(&self, position: u64, len: u64, skip: u64) -> Result<Option<u32>> {
+        self.fetching.crc32(position, len, skip)
     }
 
     fn again(&self, position: u64, len: u64) -> bool {
@@ -424,9 +419,14 @@ impl Fetching {
                 None => Err(Error::new(Kind::Failed, "a range is longer than a buffer")),
             };
             Counters::add(&self.run.monitor.counters().reads, 1);
-            let content = match fetched {
-                Ok(()) => Content::Here(buf.freeze(len)),
-                Err(error) => Content::Failed(error.into()),
+            let (content, crc32) = match fetched {
+                Ok(()) => (Content::Here(buf.freeze(len)), range.crc32),
+                // Whether the damage is where somebody reads, checksums of chunks tell.
+                Err(error) if error.kind() == Kind::Checksum && !self.strict => {
+                    self.warn(&error);
+                    (Content::Here(buf.freeze(len)), None)
+                }
+                Err(error) => (Content::Failed(error.into()), None),
             };
             let mut state = self.lock();
             state.coming -= 1;
@@ -434,6 +434,7 @@ impl Fetching {
             // Perhaps nobody wants it any more.
             if let Some(block) = state.blocks.get_mut(&position) {
                 block.content = content;
+                block.range.crc32 = crc32;
             }
             drop(state);
             self.changed.notify_all();
@@ -463,14 +464,9 @@ impl Fetching {
         }
     }
 
-    /// Waits for what is at a position, if it is expected to come. `tolerate` judges why it does not.
-    fn block_at(
-        &self,
-        position: u64,
-        tolerate: &mut dyn FnMut(Failure) -> Result<()>,
-    ) -> Result<Found> {
-        let patience = Some(PATIENCE);
-        self.wait_for(position, patience, &AtomicBool::new(false), tolerate)
+    /// Waits for what is at a position, if it is expected to come.
+    fn block_at(&self, position: u64) -> Result<Found> {
+        self.wait_for(position, Some(PATIENCE), &AtomicBool::new(false))
     }
 
     fn wait_for(
@@ -478,7 +474,6 @@ impl Fetching {
         position: u64,
         patience: Option<Duration>,
         stop: &AtomicBool,
-        tolerate: &mut dyn FnMut(Failure) -> Result<()>,
     ) -> Result<Found> {
         let (_, _, segment_end) = self.segment_at(position);
         let mut state = self.lock();
@@ -492,10 +487,7 @@ impl Fetching {
             let end = begin + block.range.len;
             match &block.content {
                 Content::Here(bytes) => return Ok(Found::Block(begin, bytes.clone())),
-                Content::Failed(failure) => {
-                    tolerate(failure.clone())?;
-                    return Ok(Found::Nothing(end));
-                }
+                Content::Failed(failure) => return Err(failure.clone().into()),
                 Content::Queued | Content::Coming => {}
             }
             self.run.cancel.check()?;
@@ -516,7 +508,7 @@ impl Fetching {
     }
 
     /// CRC-32 of what is or comes there, unless all of it was compared when it was fetched. `r[repository.read.checked]`
-    fn crc32(&self, position: u64, len: u64) -> Result<Option<u32>> {
+    fn crc32(&self, position: u64, len: u64, skip: u64) -> Result<Option<u32>> {
         let end = position.saturating_add(len).min(self.len());
         let mut is_checked = true;
         self.lock().each_overlap(position, end, |block, _| {
@@ -526,10 +518,9 @@ impl Fetching {
             return Ok(None);
         }
         let mut sum = crc32fast::Hasher::new();
-        let mut at = position;
+        let mut at = position.saturating_add(skip);
         while at < end {
-            // Whoever reads hears of it.
-            let Found::Block(begin, bytes) = self.block_at(at, &mut |_| Ok(()))? else {
+            let Found::Block(begin, bytes) = self.block_at(at)? else {
                 return Ok(None);
             };
             let index = |position: u64| usize::try_from(position - begin).unwrap_or(usize::MAX);
@@ -556,8 +547,8 @@ impl Fetching {
                 Content::Queued | Content::Coming => {}
             }
         });
-        for range in refused {
-            let begin = self.begin_of(&range);
+        for range in refused.iter().rev() {
+            let begin = self.begin_of(range);
             state.queue.push_front(begin);
         }
         state.moves += 1;
@@ -578,9 +569,9 @@ impl Fetching {
     }
 
     /// Tells of the first part that is damaged in the store.
-    fn warn(&self, failure: &Failure) {
+    fn warn(&self, error: &Error) {
         if !self.warned.swap(true, Ordering::Relaxed) {
-            self.run.monitor.warning(failure.what.clone());
+            self.run.monitor.warning(error.to_string());
         }
     }
 
@@ -731,7 +722,7 @@ impl StoredFeed {
         Ok(Self {
             backup: backup.clone(),
             names: names.to_vec(),
-            source: StoredSource::new(backup, Extent::Whole, memory, run)?,
+            source: StoredSource::new(backup, Extent::Whole, true, memory, run)?,
             runs: None,
         })
     }
@@ -755,8 +746,7 @@ impl Feed for StoredFeed {
         let Some((position, len)) = self.runs.as_mut().and_then(VecDeque::pop_front) else {
             return Ok(Some(Bytes::new()));
         };
-        let strict = &mut |failure: Failure| Err(failure.into());
-        let (begin, bytes) = match fetching.wait_for(position, None, stop, strict)? {
+        let (begin, bytes) = match fetching.wait_for(position, None, stop)? {
             Found::Block(begin, bytes) => (begin, bytes),
             Found::Nothing(_) => {
                 return Err(Error::new(Kind::Failed, "a range was not expected").at(position));

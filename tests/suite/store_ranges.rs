@@ -9,7 +9,7 @@ use crate::archive_limits::{assert_peak, watch};
 use crate::fault_proxy::{Action, FaultProxy};
 use crate::s3_server::{BUCKET, Ceph, LocalS3};
 use crate::store_backups::{Place, archive_of};
-use crate::tool::{Tree, assert_same, files, finish, noise, read_tree, scratch, write_tree};
+use crate::tool::{Node, Tree, assert_same, files, finish, noise, read_tree, scratch, write_tree};
 
 const MIB: u64 = 1 << 20;
 
@@ -244,6 +244,84 @@ fn ranges_of_some_files_that_were_damaged_on_their_way_are_fetched_again() {
         let asked = asked(&net.proxy).ranges;
         assert_eq!(asked.iter().filter(|range| range.0 == begin).count(), 3);
     }
+}
+
+/// What is wrong in a file is nothing that the store could give once more, and stays an error however often it is asked.
+#[test]
+fn damage_from_before_the_archive_was_made_is_no_damage_on_the_way() {
+    let net = net();
+    let text: Vec<u8> = (0..1_500_000)
+        .flat_map(|i| format!("{i:07}\n").into_bytes())
+        .collect();
+    let tree = files([
+        ("db/t.ibd", &text[..]),
+        ("db/u.ibd", &noise(5 << 20, 3)[..]),
+    ]);
+    let dir = scratch();
+    let packed = dir.path().join("packed");
+    let archive = archive_of(&tree, "zstd");
+    let mut unpack = crate::tool::xbpipe(["extract", "--no-sync", "-C"]);
+    unpack.arg(&packed);
+    crate::tool::run(unpack, &archive).expect(0);
+    let good = read_tree(&packed);
+    for (n, part) in [20, 2, 1].into_iter().enumerate() {
+        let mut bad = good.clone();
+        for name in ["db/t.ibd.zst", "db/u.ibd.zst"] {
+            let Some(Node::File(bytes)) = bad.get_mut(name.as_bytes()) else {
+                panic!("no {name}");
+            };
+            let at = (bytes.len() - 1) / part;
+            bytes[at] ^= 0x20;
+        }
+        let archive = archive_of(&bad, "none");
+        let place = n.to_string();
+        net.place.put(&place, &archive, &[]).expect(0);
+        let at = net.place.at(&place);
+        for (memory, parallel) in [("64M", "1"), ("64M", "4"), ("256M", "2")] {
+            let to = dir.path().join(format!("{n}-{memory}-{parallel}"));
+            let mut args = vec!["--decompress", "--keep-going", "--memory", memory];
+            args.extend(["--parallel", parallel, "-C", to.to_str().unwrap()]);
+            args.extend([at.as_str(), "db/t.ibd", "db/u.ibd"]);
+            let done = net.place.run("extract", &args).expect(4);
+            for name in ["db/t.ibd", "db/u.ibd"] {
+                assert!(!to.join(name).exists(), "{name}: {}", done.err);
+                assert!(done.err.contains(name), "{name}: {}", done.err);
+            }
+        }
+        let args = ["--decompress", at.as_str(), "db/t.ibd"];
+        net.place.run("cat", &args).expect(4);
+    }
+}
+
+/// A part that stays damaged spoils the files that have the damage, and no others.
+// r[repository.read.checked]
+#[test]
+fn files_beside_the_damage_of_a_part_are_saved() {
+    let net = net();
+    let tree = tree_of(6, 5);
+    let archive = archive_of(&tree, "none");
+    net.place.put("a", &archive, &["--memory", "32M"]).expect(0);
+    let range = format!("bytes={}-", PART_LEN);
+    net.proxy
+        .on("GET", &range, 0, usize::MAX, Action::Flip(PART_LEN / 2));
+    let dir = scratch();
+    let to = dir.path().join("to");
+    let at = net.place.at("a");
+    let args = [
+        "--keep-going",
+        "--memory",
+        "32M",
+        "-C",
+        to.to_str().unwrap(),
+        &at,
+    ];
+    let done = net.place.run("extract", &args).expect(4);
+    let saved = read_tree(&to);
+    let whole = tree
+        .iter()
+        .filter(|(name, node)| saved.get(*name) == Some(*node));
+    assert_eq!(whole.count(), tree.len() - 1, "{}", done.err);
+    assert!(done.err.contains("have CRC-32"), "{}", done.err);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::base::monitor::{Counters, Monitor};
 use crate::base::pool::{Buf, BufPool};
 use crate::pipeline::sink::{FileSink, Sink};
-use crate::pipeline::source::{ReadAt, undamaged};
+use crate::pipeline::source::{ReadAt, once_more};
 use crate::xbstream::index::Place;
 use crate::xbstream::{ArchivePath, ChunkHead, encode};
 
@@ -389,13 +389,8 @@ impl<'s> Lane<'s> {
                 position,
                 lease,
             } => {
-                let source = Arc::clone(self.source()?);
                 let head_len = encode::payload_head_len(path);
-                let whole_len = head_len as u64 + chunk.len;
-                let (found, payload, payload_sum) =
-                    undamaged(source.as_ref(), *position, whole_len, || {
-                        self.begin(chunk, path, *position, sink)
-                    })?;
+                let (found, payload, payload_sum) = self.begin(chunk, path, *position, sink)?;
                 read = found;
                 if !payload.is_empty() {
                     sum = payload_sum;
@@ -411,7 +406,7 @@ impl<'s> Lane<'s> {
             let len = usize::try_from(chunk.len - done)
                 .unwrap_or(usize::MAX)
                 .min(buf.len());
-            self.let_go_if_far(sink, begin + done, len)?;
+            self.let_go_if_far(sink, begin + done, len as u64)?;
             let piece = buf.get_mut(..len).unwrap_or_default();
             self.read(piece, begin + done)?;
             if let Some(lease) = lease {
@@ -442,23 +437,50 @@ impl<'s> Lane<'s> {
             .filter(|len| head_len + len <= buf.len())
             .unwrap_or(0);
         let len = head_len + payload_len;
-        self.let_go_if_far(sink, position, len)?;
-        self.read(buf.get_mut(..len).unwrap_or_default(), position)?;
-        let bytes = buf.freeze(len);
-        let head = chunk.compare(bytes.slice(..head_len), path, position)?;
-        let payload = bytes.slice(head_len..);
+        let whole_len = head_len as u64 + chunk.len;
+        let mut reads = 1;
+        let (head, sum) = loop {
+            self.let_go_if_far(sink, position, whole_len)?;
+            let room = buf.get_mut(..len).unwrap_or_default();
+            match self.compare(chunk, path, position, room) {
+                Err(error)
+                    if once_more(
+                        self.source()?.as_ref(),
+                        (position, whole_len),
+                        &mut reads,
+                        &error,
+                    ) => {}
+                compared => break compared?,
+            }
+        };
+        Ok((head, buf.freeze(len).slice(head_len..), sum))
+    }
+
+    /// Reads the beginning of a chunk into `room`, and compares all of it as far as that can be done now. Gives the sum of the
+    /// payload in `room`.
+    fn compare(
+        &self,
+        chunk: &FarChunk,
+        path: &ArchivePath,
+        position: u64,
+        room: &mut [u8],
+    ) -> Result<(ChunkHead, crc32fast::Hasher)> {
+        self.read(room, position)?;
+        let (head, payload) = room.split_at(encode::payload_head_len(path).min(room.len()));
+        let head_len = head.len() as u64;
+        let head = chunk.compare(Bytes::copy_from_slice(head), path, position)?;
         let mut sum = crc32fast::Hasher::new();
-        sum.update(&payload);
+        sum.update(payload);
         let found = if payload.is_empty() {
-            let begin = position + head_len as u64;
-            self.source()?.crc32(begin, chunk.len)?
+            let len = head_len + chunk.len;
+            self.source()?.crc32(position, len, head_len)?
         } else {
             Some(sum.clone().finalize())
         };
         if let Some(found) = found {
             head.check_crc(found)?;
         }
-        Ok((head, payload, sum))
+        Ok((head, sum))
     }
 
     /// A buffer of this lane; if all are held back somewhere, they are asked for.
@@ -472,8 +494,8 @@ impl<'s> Lane<'s> {
     }
 
     /// About to wait for the source: gives back every buffer that is held somewhere, or the others may wait for them for ever.
-    fn let_go_if_far(&mut self, sink: &mut dyn FileSink, position: u64, len: usize) -> Result<()> {
-        let near = (self.common.source.as_ref()).is_none_or(|s| s.is_near(position, len as u64));
+    fn let_go_if_far(&mut self, sink: &mut dyn FileSink, position: u64, len: u64) -> Result<()> {
+        let near = (self.common.source.as_ref()).is_none_or(|s| s.is_near(position, len));
         if !near {
             sink.flush()?;
             self.flush();
