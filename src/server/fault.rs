@@ -44,6 +44,11 @@ pub(super) fn is_privilege(error: &DbError) -> bool {
     code(error) == Some(PRIVILEGE)
 }
 
+/// Whether user or password is what the server complains about.
+pub(super) fn is_denied(error: &DbError) -> bool {
+    code(error).is_some_and(|code| ACCESS_DENIED.contains(&code))
+}
+
 /// Whether TLS is what failed: the server has none, or has a certificate we cannot work with.
 pub(super) fn is_about_tls(error: &DbError) -> bool {
     match error {

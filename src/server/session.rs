@@ -76,12 +76,18 @@ impl Server {
     /// Not to be called from async code. Errors are [`Kind::Server`], or the reason of the
     /// cancellation.
     pub fn connect(&self) -> Result<Session> {
-        let first = self.options.first_attempt();
-        let mut link = self.link(&first)?;
+        let mut attempt = self.options.first_attempt();
+        let mut link = self.link(&attempt)?;
         if let Err(error) = &link
-            && let Some(second) = self.options.second_attempt(&first, error)
+            && let Some(second) = self.options.second_attempt(&attempt, error)
         {
-            link = self.link(&second)?;
+            attempt = second;
+            link = self.link(&attempt)?;
+        }
+        if let Err(error) = &link
+            && self.options.may_be_denied_by_chance(error)
+        {
+            link = self.link(&attempt)?;
         }
         let link = link.map_err(|error| fault::connecting(error, &self.options))?;
         let mut session = Session {

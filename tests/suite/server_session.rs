@@ -243,6 +243,9 @@ fn accounts_of_other_plugins() {
         .unwrap()
         .identify()
         .unwrap();
+    // One login in 256 has a scramble that the driver misreads.
+    let denied = (0..2000).filter(|_| server.account("e", Some("secret")).connect().is_err());
+    assert!(denied.count() <= 1);
     let error = server.account("e", Some("wrong")).connect().unwrap_err();
     assert_server(&error, "Access denied for user 'e'@'localhost'", "password");
     server
